@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` and `make test`. Both install into .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint types unit digits teachers golden docs clean
+
+help:
+	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
+	@echo "make test      install, lint, type-check and run the test suite"
+	@echo "make digits    the comparison of README and docs: 4 methods x 3 seeds (about 15 minutes)"
+	@echo "make teachers  train the two embedded digits teachers anew"
+	@echo "make golden    write the golden loss curves anew"
+	@echo "make docs      generate the parts of docs/ that come from the code"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/robustdistill train -c specs/digits/demo.toml
+	$(BIN)/robustdistill eval --attacks fgsm,pgd,pgd-trades,cw
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+digits: $(INSTALLED)
+	PATH=$(BIN):$$PATH sh specs/digits/compare.sh
+
+teachers: $(INSTALLED)
+	$(BIN)/python specs/digits/embed.py
+
+golden: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
