@@ -1,0 +1,45 @@
+"""Errors a user can act on: each says what is wrong, which thing, and what to do instead.
+
+Every class carries the exit code that the command line ends with.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RobustDistillError(Exception):
+    """Root of all errors raised on purpose; the CLI prints its sentence instead of a traceback."""
+
+    exit_code = 1
+
+
+class UserError(RobustDistillError, ValueError):
+    """Bad input: an unknown name, a value out of range, things that do not fit together."""
+
+    exit_code = 2
+
+
+class Diverged(RobustDistillError):
+    """A loss or a gradient stopped being finite."""
+
+    exit_code = 3
+
+
+class DamagedFile(RobustDistillError):
+    """A file that is truncated, altered, of the wrong kind, or unsafe to read."""
+
+    exit_code = 4
+
+
+class PluginError(RobustDistillError):
+    """A plugin that the run asked for does not work."""
+
+    exit_code = 7
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The tail of an "unknown name" sentence: the closest known name, then all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(names) or 'none'}."

@@ -1,0 +1,77 @@
+"""What a run tells while it goes: the engine yields these, the command line shows them, the store keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run is set up. `start_epoch` > 0 after a resume; `reads` counts forwards of a step (see `Reads`)."""
+
+    method: str
+    epochs: int
+    steps_per_epoch: int
+    start_epoch: int
+    device: str
+    parameters: int
+    reads: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Some steps were taken: `loss` is the last one's, `images_per_second` over those since the last event."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An epoch ended and the student was judged on `split` (accuracies in [0, 1]).
+
+    `terms` holds each noted term of the outer loss, measured on the epoch's first batch: its mean value;
+    `gradients` the norm of its parameter gradient relative to the first term's.
+    """
+
+    epoch: int
+    split: str
+    clean: float
+    robust: float
+    attack: str
+    loss: float
+    lr: float
+    seconds: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    gradients: Mapping[str, float] = field(default_factory=dict)
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    epoch: int
+    path: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something a user should know; the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run ended. `result` is what `result.json` holds."""
+
+    result: Mapping[str, object]
+    path: str = ""
+
+
+Event = Started | Stepped | Evaluated | Saved | Warned | Finished

@@ -1,0 +1,30 @@
+"""Fixtures every test may use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """One thread and a fixed global seed: results must not depend on the machine."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_third_party_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the built-ins only, whatever is installed beside them."""
+    monkeypatch.setenv("ROBUSTDISTILL_PLUGINS", "")
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real CIFAR-10 images and large teachers, where it exists beside the repository."""
+    path = ROOT.parent / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip("no ../shared folder with CIFAR-10 and teachers beside the repository")
+    return path
