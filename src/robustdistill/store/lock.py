@@ -1,0 +1,81 @@
+"""One writer per run directory: a file that exists while a run is in use and says who uses it."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdistill.errors import UserError
+from robustdistill.store.atomic import partial
+from robustdistill.store.eventlog import now
+from robustdistill.store.plain import dumps
+from robustdistill.store.process import alive, birth
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: process `pid` of `host`, started at `born` (see `process.birth`), holding it `since`."""
+
+    pid: int
+    host: str
+    born: str
+    since: str
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; UserError when another living process does, or one on another machine.
+
+    A lock whose process is gone from this machine is taken over.
+    """
+    mine = dumps(Holder(os.getpid(), socket.gethostname(), birth(os.getpid()), now()))
+    while not _created(path, mine):
+        _remove_dead(path)
+    try:
+        yield
+    finally:
+        if path.exists() and path.read_text() == mine:
+            path.unlink()
+
+
+def _created(path: Path, text: str) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a dead process's lock, or raise. Of two that try, one must not remove the other's new lock."""
+    try:
+        text = path.read_text()
+        _refuse_living(path, text)
+        aside = partial(path)
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return  # given back, or taken over, a moment ago
+    if aside.read_text() == text:
+        aside.unlink()
+    else:
+        os.rename(aside, path)
+
+
+def _refuse_living(path: Path, text: str) -> None:
+    run = path.parent
+    try:
+        holder = Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        raise UserError(
+            f"Run directory {run} is locked, and its lock does not say by whom. "
+            f"If no process uses the run, delete {path} and try again."
+        ) from None
+    used = f"Run directory {run} is in use by process {holder.pid} on {holder.host} since {holder.since}."
+    if holder.host != socket.gethostname():
+        raise UserError(f"{used} If that process is gone (this machine cannot tell), delete {path} and try again.")
+    if alive(holder.pid, holder.born):
+        raise UserError(f"{used} Wait for it, stop it, or choose another directory with --out.")

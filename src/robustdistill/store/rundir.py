@@ -1,0 +1,140 @@
+"""A run's directory: what was asked, where it ran, what happened, what came out.
+
+`spec.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `result.json`, and `lock` while in use.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustdistill.errors import DamagedFile, UserError
+from robustdistill.store import eventlog, lock
+from robustdistill.store.atomic import write_atomic
+from robustdistill.store.plain import dumps
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, LOCK = (
+    "spec.toml",
+    "environment.json",
+    "events.jsonl",
+    "checkpoints",
+    "result.json",
+    "lock",
+)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A directory that holds a run; `create` and `open_run` make these."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that `store.checkpoint` calls `root`."""
+        return self.path / CHECKPOINTS
+
+    def locked(self) -> AbstractContextManager[None]:
+        """`with run.locked():` the only writer; UserError when another process is."""
+        return lock.held(self.path / LOCK)
+
+    def read_spec(self) -> str:
+        """The resolved spec, as TOML text."""
+        return (self.path / SPEC).read_text(encoding="utf-8")
+
+    def read_environment(self) -> dict[str, Any]:
+        return _read_json(self.path / ENVIRONMENT)
+
+    def append_event(self, event: "DataclassInstance") -> None:
+        """Add a record to the event log (see `eventlog`)."""
+        eventlog.append(self.path / EVENTS, event)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events; a half-written last line is left out. DamagedFile names any other broken line."""
+        return eventlog.read(self.path / EVENTS)
+
+    def events_offset(self) -> int:
+        """Where the event log stands, in bytes: store it in a checkpoint, give it to `truncate_events`."""
+        return eventlog.offset(self.path / EVENTS)
+
+    def truncate_events(self, offset: int) -> None:
+        """Forget the events after `offset`."""
+        eventlog.truncate(self.path / EVENTS, offset)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`; numbers that are not finite become null."""
+        write_atomic(self.path / RESULT, dumps(result))
+
+    def read_result(self) -> dict[str, Any]:
+        """What `write_result` wrote. UserError while there is none, DamagedFile when it is no JSON object."""
+        if not (self.path / RESULT).exists():
+            raise UserError(f"Run {self.path} has no result yet: it still runs, or stopped early; --resume goes on.")
+        return _read_json(self.path / RESULT)
+
+
+def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir:
+    """Start a run in `path`, a new or empty directory; UserError when something is there already."""
+    _refuse_occupied(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        (path / CHECKPOINTS).mkdir()  # of two processes that start the same run, one makes this folder
+    except FileExistsError:
+        raise UserError(f"Another process has just started a run in {path}; choose another --out.") from None
+    write_atomic(path / ENVIRONMENT, dumps(environment))
+    write_atomic(path / SPEC, spec_toml)
+    return RunDir(path)
+
+
+def open_run(path: Path) -> RunDir:
+    """The run in `path`; UserError when there is none."""
+    if not (path / SPEC).is_file():
+        what = f"it has no {SPEC}" if path.exists() else "it does not exist"
+        raise UserError(f"{path} is not a run directory: {what}. Name a directory that `train` made.")
+    return RunDir(path)
+
+
+def unused(path: Path) -> Path:
+    """`path` itself if nothing is there, else the first of `path-2`, `path-3`, ... that is free."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(free for free in numbered if not free.exists())
+
+
+def newest(root: Path) -> RunDir:
+    """The run under `root` that was started or finished last; UserError when there is none."""
+    runs = [RunDir(spec.parent) for spec in root.glob(f"*/{SPEC}")]
+    if not runs:
+        raise UserError(f"There is no run in {root}. Train one first, or name a run directory.")
+    return max(runs, key=lambda run: (_changed(run), run.path))
+
+
+def _changed(run: RunDir) -> float:
+    return max(file.stat().st_mtime for name in (SPEC, RESULT) if (file := run.path / name).exists())
+
+
+def _refuse_occupied(path: Path) -> None:
+    if (path / SPEC).exists():
+        raise UserError(f"{path} already holds a run. Go on with it by --resume, or choose another --out.")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; choose another --out.")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{path} holds files that are no run; choose another --out, or an empty directory.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, FileNotFoundError):
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path} is missing or not a JSON object; restore it from a copy, or run again.")
+    return content

@@ -1,0 +1,152 @@
+"""Weights: read from anyone's file, recognised, loaded with sentences instead of tracebacks, and saved."""
+
+import re
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from robustdistill.errors import DamagedFile, UserError
+from robustdistill.store.formats import load_objects
+from robustdistill.types import Model, Weights
+
+WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "rmodel")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+V = TypeVar("V")
+NORMALISATION = re.compile(r"mu|sigma|mean|std|normalize\..*")
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of anyone's safetensors or PyTorch file by name, on the CPU; nothing in it is executed.
+
+    Floating-point values below 32 bits are upcast to float32. Where a checkpoint wraps its state dict
+    (`state_dict`, `net`, `model`, ...), that one is taken; prefixes that wrappers put before every name
+    (`module.`, `model.`, `_orig_mod.`) are stripped, and buffers of an input normalisation (mu, sigma,
+    mean, std, normalize.*) are dropped.
+
+    Raises UserError if the file cannot be opened; DamagedFile if it is empty, a web page, truncated, not
+    readable without running code, or holds no tensors or values that are not finite.
+    """
+    content = _unwrap(load_objects(path))
+    weights = _plain_names(_tensors(content))
+    if not weights:
+        raise DamagedFile(f"{path} holds no weights (found: {_contents(content)}); a state dict was expected")
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise DamagedFile(
+                f"{path} is damaged or from a run that diverged: {name} holds values that are not finite; "
+                "use another checkpoint"
+            )
+    return weights
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, each in its own precision and under its own name."""
+    # Cloned because the format refuses tensors that share memory.
+    plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
+    path.write_bytes(serialise(plain, metadata={"format": "pt"}))
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Copies `weights` into `module`, every one of them, keeping the module's precision and device.
+
+    `sub_block1.*`, which TRADES' Wide ResNet holds and never runs, is dropped where the module has none.
+    The module's own values stay where the weights have no BatchNorm step counters or, if the module
+    normalises its input, no buffers for that. Raises UserError if anything else is missing, left over or
+    of another shape. `what` begins the sentence: "teacher wrn.pt".
+    """
+    own = module.state_dict()
+    names = _plain_names({k: k for k in own})  # by the names that `read_weights` would give them
+    weights = {names.get(k, k): v for k, v in weights.items() if k in names or not k.startswith("sub_block1.")}
+    missing = [k for k in names.values() if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in own]
+    if missing or unexpected:
+        raise UserError(
+            f"{what} does not fit the architecture: missing {_some(missing)}; unexpected {_some(unexpected)}. "
+            "Name the architecture that the weights were made for: ARCH@FILE"
+        )
+    differing = [k for k in weights if weights[k].shape != own[k].shape]
+    if differing:
+        raise UserError(_shape_mismatch(module, own, weights, differing[0], what))
+    module.load_state_dict({**own, **weights})
+
+
+def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[str, Any]]:
+    """Which of `models` the weights belong to: its name and the parameters that the name does not hold.
+
+    A template is filled in: ("wrn-34-10", {"dead_block": False}). Raises UserError if none fits.
+    """
+    for name, model in models.items():
+        params = model.recognise(weights) if model.recognise else None
+        if params is not None:
+            fields = {field for _, field, _, _ in string.Formatter().parse(name) if field}
+            return name.format(**params), {k: v for k, v in params.items() if k not in fields}
+    raise UserError(
+        f"no known architecture has weights named {_some(list(weights))}. "
+        f"Name the architecture: ARCH@FILE, with ARCH one of {', '.join(sorted(models))}, or pkg.mod:factory"
+    )
+
+
+def class_count(weights: Mapping[str, Tensor]) -> int | None:
+    """The number of classes: the rows of the only matrix among the weights; None if there are several."""
+    matrices = [v for v in weights.values() if v.ndim == 2]
+    return matrices[0].shape[0] if len(matrices) == 1 else None
+
+
+def input_channels(weights: Mapping[str, Tensor]) -> int | None:
+    """The channels of the images: the fewest inputs of a convolution; None without one or if depthwise."""
+    inputs = [v.shape[1] for v in weights.values() if v.ndim == 4]
+    return min(inputs) if inputs and inputs.count(1) <= 1 else None
+
+
+def _unwrap(content: object) -> object:
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _tensors(content: object) -> Weights:
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    return {k: v.float() if v.is_floating_point() and v.itemsize < 4 else v for k, v in tensors.items()}
+
+
+def _plain_names(named: Mapping[str, V]) -> dict[str, V]:
+    while True:
+        named = {k: v for k, v in named.items() if not NORMALISATION.fullmatch(k)}
+        prefix = next((p for p in PREFIXES if named and all(k.startswith(p) for k in named)), None)
+        if prefix is None:
+            return named
+        named = {k.removeprefix(prefix): v for k, v in named.items()}
+
+
+def _shape_mismatch(
+    module: nn.Module, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], first: str, what: str
+) -> str:
+    modules = list(module.named_modules())
+    head = next((f"{k}.weight" for k, m in reversed(modules) if isinstance(m, nn.Linear)), first)
+    stem = next((f"{k}.weight" for k, m in modules if isinstance(m, nn.Conv2d)), first)
+    if weights[head].ndim == 2 and weights[head].shape[0] != own[head].shape[0]:
+        return f"{what} has {weights[head].shape[0]} classes, the run's data has {own[head].shape[0]}"
+    if weights[stem].ndim == 4 and weights[stem].shape[1] != own[stem].shape[1]:
+        return f"{what} takes images of {weights[stem].shape[1]} channels, the run's data has {own[stem].shape[1]}"
+    sizes = f"{list(weights[first].shape)} in the weights, {list(own[first].shape)} in the architecture"
+    return f"{what} does not fit the architecture: {first} is {sizes}. Name the one they were made for: ARCH@FILE"
+
+
+def _contents(content: object) -> str:
+    return _some([str(k) for k in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    rest = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return (", ".join(shown[:4]) or "nothing") + rest
