@@ -1,0 +1,1 @@
+"""The built-in plugins: everything named in the catalogue comes from here or from another distribution."""

@@ -1,0 +1,37 @@
+"""The built-in data sets and what each owns of a run: radius, augmentation, default student and teacher."""
+
+from robustdistill.data import sources
+from robustdistill.hookspecs import hookimpl
+from robustdistill.types import Augment, Dataset
+
+DIGITS = Dataset(
+    load=sources.digits,
+    classes=tuple(str(digit) for digit in range(10)),
+    channels=1,
+    size=8,
+    eps=0.2,
+    augment=Augment(pad=1),
+    student="digits-net",
+    teacher="digits-robust",
+    summary="1,797 handwritten digits of 8x8 pixels, inside the package",
+    licence="CC BY 4.0 (Alpaydin & Kaynak 1998, doi 10.24432/C50P49)",
+)
+
+CIFAR10 = Dataset(
+    load=sources.cifar10,
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    channels=3,
+    size=32,
+    eps="8/255",
+    augment=Augment(pad=4, flip=True),
+    student="rn-18",
+    teacher="wrn-34-10",
+    needs_dir=True,
+    summary="60,000 photographs of 32x32 pixels, from a folder of parquet files or torchvision's batches",
+    licence="none stated by its authors (Krizhevsky 2009)",
+)
+
+
+@hookimpl
+def register_datasets() -> dict[str, Dataset]:
+    return {"digits": DIGITS, "cifar10": CIFAR10}

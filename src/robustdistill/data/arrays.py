@@ -1,0 +1,32 @@
+"""Images and labels as a reader returns them, before they are cut into splits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustdistill.errors import DamagedFile
+
+
+class Arrays(NamedTuple):
+    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """The rows of all `parts`, in order."""
+    return Arrays(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
+def checked_labels(values: Sequence[Any], classes: int, file: Path) -> NDArray[np.int64]:
+    """`values` as int64 `[N]`. Raises DamagedFile at the first that is no integer from 0 to classes - 1."""
+    for row, value in enumerate(values):
+        if not (isinstance(value, int) and 0 <= value < classes):
+            raise DamagedFile(
+                f"row {row} of {file} has the label {value!r}; expected an integer from 0 to {classes - 1}"
+            )
+    return np.array(values, dtype=np.int64)

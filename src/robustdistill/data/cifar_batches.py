@@ -1,0 +1,107 @@
+"""CIFAR-10 in torchvision's layout: Python pickles, read without running what they say.
+
+A pickle is a program. This reader lets it build strings, numbers, lists, dicts and arrays of bytes, and nothing else:
+NumPy's constructors are replaced by stand-ins, since even those can be misled by a forged dtype.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustdistill.data.arrays import Arrays, checked_labels, joined
+from robustdistill.errors import DamagedFile, UserError
+
+FOLDER = "cifar-10-batches-py"
+TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST = "test_batch"
+
+
+def read(folder: Path) -> tuple[Arrays, Arrays]:
+    """Train and test from `data_batch_1` to `data_batch_5` and `test_batch` in `folder`.
+
+    Raises: UserError when one is missing; DamagedFile naming the file when it is no CIFAR-10 batch, asks for
+    anything but plain data, or has labels outside 0 to 9.
+    """
+    missing = [name for name in (*TRAIN, TEST) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(missing)}; unpack the whole archive of CIFAR-10 there")
+    return joined([_read_batch(folder / name) for name in TRAIN]), _read_batch(folder / TEST)
+
+
+def _read_batch(path: Path) -> Arrays:
+    content = _unpickle(path)
+    match content:
+        case {"data": _Array(pixels=pixels), "labels": list(values)}:
+            labels = checked_labels(values, 10, path)
+        case _:
+            raise DamagedFile(f"{path} is no batch of CIFAR-10: expected a dict of an array `data` and a list `labels`")
+    if pixels.shape != (len(labels), 3 * 32 * 32):
+        raise DamagedFile(f"{path} has images of shape {pixels.shape} for {len(labels)} labels; expected (N, 3072)")
+    return Arrays(pixels.reshape(-1, 3, 32, 32), labels)
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _PlainData(file, encoding="latin1").load()
+    except _Refused as error:
+        raise DamagedFile(
+            f"{path} asks for {error}, which a batch of CIFAR-10 has no use for; nothing of it was run. "
+            "Download CIFAR-10 again from a source you trust"
+        ) from error
+    except Exception as error:  # pickle raises errors of nearly any type on damaged bytes
+        raise DamagedFile(f"{path} cannot be read as a batch of CIFAR-10 ({error}); download it again") from error
+
+
+class _Refused(Exception):
+    """Its message is what the pickle asked for."""
+
+
+class _DType:
+    """Stands in for numpy.dtype: bytes are the only type there is."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code != "u1":
+            raise _Refused(f"an array of type {code!r}")
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _Array:
+    """Stands in for numpy.ndarray."""
+
+    pixels: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, _, fortran, raw = state
+        pixels = np.frombuffer(_bytes(raw), np.uint8)
+        self.pixels = pixels.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _bytes(text: str | bytes, *_: Any) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("latin1")  # Python 2's bytes arrive as text
+
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _bytes,
+}
+
+
+class _PlainData(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _Refused(f"{module}.{name}") from None

@@ -1,0 +1,72 @@
+"""Images in parquet files, in Hugging Face's layout: a column of encoded images and a column of labels."""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustdistill.data.arrays import Arrays, checked_labels, joined
+from robustdistill.errors import DamagedFile, UserError
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMN = "label"
+
+
+def shards(folder: Path, name: str) -> list[Path]:
+    """The files `name-*.parquet` of `folder`, sorted. Raises UserError when `...-of-N` says that some are missing."""
+    found = sorted(folder.glob(f"{name}-*.parquet"))
+    totals = [int(m[1]) for file in found if (m := re.search(r"-of-(\d+)$", file.stem))]
+    if totals and len(found) != totals[0]:
+        raise UserError(f"{folder} holds {len(found)} of the {totals[0]} files {name}-*.parquet; download all of them")
+    return found
+
+
+def read(paths: Sequence[Path], *, size: int = 32, classes: int = 10) -> Arrays:
+    """All rows of the files `paths`, in order: RGB images `[N, 3, size, size]`, labels below `classes`.
+
+    A file has a column `img` or `image`, struct {bytes, path} with a PNG or JPEG image in `bytes`, and an
+    integer column `label`. Raises: DamagedFile naming the file, and the row where it is one.
+    """
+    return joined([_read_file(path, size, classes) for path in paths])
+
+
+def _read_file(path: Path, size: int, classes: int) -> Arrays:
+    encoded, labels = _columns(path)
+    images = np.empty((len(encoded), size, size, 3), dtype=np.uint8)
+    for row, data in enumerate(encoded):
+        images[row] = _decode(data, size, f"row {row} of {path}")
+    return Arrays(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), checked_labels(labels, classes, path))
+
+
+def _columns(path: Path) -> tuple[list[Any], list[Any]]:
+    import pyarrow as pa  # here and not above: naming a data set need not load it
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read().flatten()
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedFile(f"{path} cannot be read as parquet ({error}); download it again") from error
+    column = next((f"{name}.bytes" for name in IMAGE_COLUMNS if f"{name}.bytes" in table.column_names), None)
+    if column is None or LABEL_COLUMN not in table.column_names:
+        raise DamagedFile(
+            f"{path} has the columns {', '.join(table.column_names)}; expected img or image, each row with bytes "
+            "and path, and label"
+        )
+    return table[column].to_pylist(), table[LABEL_COLUMN].to_pylist()
+
+
+def _decode(data: Any, size: int, where: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            if image.mode == "RGB" and image.size == (size, size):  # before the pixels: a header can claim gigabytes
+                return np.asarray(image)
+            found = f"{image.mode}, {image.width}x{image.height} pixels"
+    except Exception as error:  # Pillow raises errors of many types on bytes that are no image
+        raise DamagedFile(f"{where} holds no whole PNG or JPEG image ({error}); download the file again") from error
+    raise DamagedFile(f"{where} holds an image that is {found}; expected RGB, {size}x{size} pixels")
