@@ -1,0 +1,17 @@
+"""The built-in architectures: images in [0, 1] of any size from 8x8, raw logits out, no normalisation."""
+
+from robustdistill.builtin.models import digits_net, resnet, wide_resnet
+from robustdistill.hookspecs import hookimpl
+from robustdistill.types import Model
+
+
+@hookimpl
+def register_models() -> dict[str, Model]:
+    """digits-net, rn-18 and the family wrn-{depth}-{width}."""
+    return {
+        "digits-net": Model(digits_net.build, digits_net.recognise, "five 3x3 convolutions for small grey images"),
+        "rn-18": Model(resnet.build, resnet.recognise, "ResNet-18 with the CIFAR stem, 11.2 M parameters"),
+        "wrn-{depth}-{width}": Model(
+            wide_resnet.build, wide_resnet.recognise, "Wide ResNet of TRADES; wrn-34-10 has 46.2 M parameters"
+        ),
+    }

@@ -1,0 +1,154 @@
+"""Epochs of min-max steps, as a generator of events: whoever iterates drives the training."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustdistill.engine.schedule import lr_at
+from robustdistill.engine.state import State, set_lr
+from robustdistill.engine.step import MinMax, step
+from robustdistill.engine.terms import term_sizes
+from robustdistill.errors import Diverged
+from robustdistill.events import Evaluated, Event, Stepped
+from robustdistill.logits import Clock, Logits, Networks
+
+
+class Batch(Protocol):
+    """Images `[B, C, H, W]` in [0, 1] and labels `[B]`, on the device."""
+
+    @property
+    def x(self) -> Tensor: ...
+
+    @property
+    def y(self) -> Tensor: ...
+
+
+class Batches(Protocol):
+    """An epoch's batches in order, the same for the same epoch number; `len` is the steps of an epoch."""
+
+    def epoch(self, k: int) -> Iterable[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges a student: `(clean, robust)` accuracies in [0, 1] on `split` under `attack`.
+
+    The best epoch is the first of the highest robust accuracy, or of the highest clean one where nothing is
+    ascended in training.
+    """
+
+    accuracy: Callable[[nn.Module], tuple[float, float]]
+    split: str
+    attack: str
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, ready to go. `generator(*key)` gives the randomness of one place in the run, by its numbers."""
+
+    game: MinMax
+    networks: Networks
+    batches: Batches
+    judge: Judge
+    generator: Callable[[str, int, int], torch.Generator]
+    epochs: int
+    lr: Callable[[int], float]
+    terms: bool = False
+    average: str = "none"
+    average_start: int = 0
+
+
+def schedule(name: str, lr: float, epochs: int, milestones: tuple[int, ...], gamma: float) -> Callable[[int], float]:
+    """`lr_at` with everything but the epoch bound."""
+    return lambda epoch: lr_at(epoch, name=name, lr=lr, epochs=epochs, milestones=milestones, gamma=gamma)
+
+
+def train(job: Job, state: State) -> Iterator[Event]:
+    """Trains from `state.epoch` on. Yields `Stepped` some ten times an epoch, `Evaluated` after each.
+
+    When `Evaluated` is yielded the state is that of the finished epoch, ready to be saved. Raises
+    `Diverged` when a loss that is looked at is not finite.
+    """
+    for epoch in range(state.epoch, job.epochs):
+        began, lr = time.perf_counter(), job.lr(epoch)
+        set_lr(state.optimizer, lr)
+        sizes = _term_sizes(job, state, epoch)
+        loss = yield from _epoch(job, state, epoch, lr)
+        job.game.end_epoch()
+        if job.average == "swa" and state.average is not None and epoch >= job.average_start:
+            state.average.update_parameters(state.student)
+        state.epoch = epoch + 1
+        if state.epoch % job.judge.every == 0 or state.epoch == job.epochs:
+            yield _evaluate(job, state, epoch, loss, lr, sizes, began)
+
+
+def _epoch(job: Job, state: State, epoch: int, lr: float) -> Generator[Event, None, float]:
+    steps = len(job.batches)
+    every = max(1, steps // 10)
+    total, images, began = 0.0, 0, time.perf_counter()
+    losses: list[Tensor] = []
+    for i, batch in enumerate(job.batches.epoch(epoch)):
+        z = _logits(job, batch, epoch)
+        losses.append(step(job.game, state.student, z, state.optimizer, job.generator("start", epoch, i)))
+        if job.average == "ema" and state.average is not None:
+            state.average.update_parameters(state.student)
+        images += len(batch.y)
+        if (i + 1) % every == 0 or i + 1 == steps:
+            window = torch.stack(losses).double().cpu()  # the only place of an epoch that waits for the device
+            losses.clear()
+            total += float(window.sum())
+            _finite(total, epoch, i)
+            now = time.perf_counter()
+            yield Stepped(epoch, i + 1, steps, float(window[-1]), lr, images / (now - began))
+            images, began = 0, time.perf_counter()
+    return total / steps
+
+
+def _logits(job: Job, batch: Batch, epoch: int) -> Logits:
+    return Logits(batch.x, batch.y, job.networks, clock=Clock.at(epoch, job.epochs, batch.x.device))
+
+
+def _finite(loss: float, epoch: int, i: int) -> None:
+    if not abs(loss) < float("inf"):
+        raise Diverged(
+            f"the loss is {loss} at epoch {epoch}, step {i + 1}: lower --lr or check the teacher; "
+            "the last checkpoint is kept"
+        )
+
+
+def _term_sizes(job: Job, state: State, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
+    if not job.terms:
+        return {}, {}
+    first = next(iter(job.batches.epoch(epoch)))
+    return term_sizes(job.game, state.student, _logits(job, first, epoch), job.generator("start", epoch, 0))
+
+
+def _evaluate(
+    job: Job,
+    state: State,
+    epoch: int,
+    loss: float,
+    lr: float,
+    sizes: tuple[dict[str, float], dict[str, float]],
+    began: float,
+) -> Evaluated:
+    clean, robust = job.judge.accuracy(state.judged)
+    by = "clean" if job.game.attack is None else "robust"  # robust accuracy of a natural training is noise
+    best = {"clean": clean, "robust": robust}[by] > state.best.get(by, -1.0)
+    seconds = time.perf_counter() - began
+    terms, gradients = sizes
+    event = Evaluated(
+        epoch, job.judge.split, clean, robust, job.judge.attack, loss, lr, seconds, terms, gradients, best
+    )
+    plain = {k: v for k, v in asdict(event).items() if k != "seconds"}
+    state.history.append(plain)
+    if best:
+        state.best = plain
+    return event

@@ -1,0 +1,89 @@
+"""All that changes while a run goes: saved after an epoch, it is where an unbroken run would stand."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """The student, its optimiser, the method's own units, the average of weights, and where the run stands.
+
+    `epoch` counts the epochs done. `best` is the best epoch's record, `history` every epoch's.
+    """
+
+    student: nn.Module
+    units: nn.ModuleList
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None = None
+    epoch: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated: the average where there is one that has begun, else the student."""
+        begun = self.average is not None and int(self.average.n_averaged) > 0
+        return self.average.module if self.average is not None and begun else self.student
+
+    @property
+    def judged_file(self) -> str:
+        """Which of `weights` is the network that is evaluated."""
+        return "student" if self.judged is self.student else "average"
+
+    def weights(self) -> dict[str, Weights]:
+        """The weights a checkpoint holds, by file."""
+        files = {"student": self.student.state_dict()}
+        return files | ({"average": self.average.module.state_dict()} if self.average is not None else {})
+
+    def record(self) -> dict[str, Any]:
+        """What else a checkpoint holds: tensors and plain values only."""
+        return {
+            "epoch": self.epoch,
+            "best": self.best,
+            "history": self.history,
+            "optimizer": self.optimizer.state_dict(),
+            "units": self.units.state_dict(),
+            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
+        }
+
+    def restore(self, weights: Mapping[str, Weights], record: Mapping[str, Any]) -> None:
+        """Puts the state of a checkpoint in place, strictly."""
+        self.student.load_state_dict(weights["student"])
+        if self.average is not None:
+            self.average.module.load_state_dict(weights["average"])
+            self.average.n_averaged.fill_(record["averaged"])
+        self.units.load_state_dict(record["units"])
+        self.optimizer.load_state_dict(record["optimizer"])
+        self.epoch, self.best, self.history = record["epoch"], record["best"], record["history"]
+
+
+def sgd(parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> Any:
+    """Fused SGD whose learning rate is a device scalar: the other implementations read it on the host."""
+    params = list(parameters)
+    optimizer = torch.optim.SGD(
+        params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(lr, device=params[0].device)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group in place."""
+    for group in optimizer.param_groups:
+        group["lr"].fill_(lr)
+
+
+def averaged(student: nn.Module, name: str, decay: float) -> AveragedModel | None:
+    """The running average `ema` (with `decay`) or `swa` (equal weights) of weights and buffers, or None."""
+    if name == "none":
+        return None
+    rule = get_ema_multi_avg_fn(decay) if name == "ema" else None  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=rule, use_buffers=True)

@@ -1,0 +1,72 @@
+"""The min-max step: make x' by ascending the inner objective, then descend the outer one at x'."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from robustdistill.errors import UserError
+from robustdistill.logits import Logits
+from robustdistill.modes import attacked
+from robustdistill.types import Closure, Modifier, Objective, descend
+
+BoundAttack = Callable[[Logits, Objective, Generator | None], Tensor]
+Update = Callable[[nn.Module, Closure, torch.optim.Optimizer], Tensor]
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """One method, ready to run: what is ascended, what is descended, and how each is done.
+
+    `attack` is None when nothing is ascended (x' = x). `units` holds the modules among the objectives and
+    the modifiers: their state belongs to the run and is kept in checkpoints.
+    """
+
+    inner: Objective
+    outer: Objective
+    attack: BoundAttack | None
+    update: Update
+    units: nn.ModuleList
+    attack_bn: str = "eval"
+
+    def end_epoch(self) -> None:
+        """Tells every unit that an epoch ended."""
+        for unit in self.units:
+            if callable(hook := getattr(unit, "end_epoch", None)):
+                hook()
+
+
+def min_max(
+    inner: Objective,
+    outer: Objective,
+    attack: BoundAttack | None,
+    modifiers: Sequence[Modifier] = (),
+    attack_bn: str = "eval",
+) -> MinMax:
+    """Wraps the pair by each modifier in turn. UserError if two of them replace the outer update."""
+    units = nn.ModuleList(u for u in (inner, outer, *modifiers) if isinstance(u, nn.Module))
+    updates = [m for m in modifiers if m.replaces_update]
+    if len(updates) > 1:
+        names = " and ".join(type(m).__name__ for m in updates)
+        raise UserError(f"{names} both replace the outer update; use one of them")
+    for modifier in modifiers:
+        inner, outer = modifier.wrap(inner, outer)
+    return MinMax(inner, outer, attack, updates[0].update if updates else descend, units, attack_bn)
+
+
+def step(
+    game: MinMax, student: nn.Module, z: Logits, optimizer: torch.optim.Optimizer, generator: Generator | None
+) -> Tensor:
+    """One step on the batch of `z`. Returns the outer loss, a scalar on the device; never synchronises."""
+    x_adv = adversary(game, student, z, generator)
+    student.train()
+    return game.update(student, lambda: game.outer(z.update(x_adv)).mean(), optimizer)
+
+
+def adversary(game: MinMax, student: nn.Module, z: Logits, generator: Generator | None) -> Tensor:
+    """x' = argmax of the inner objective in the ball around z.x; x itself when nothing is ascended."""
+    if game.attack is None:
+        return z.x
+    with attacked(student, game.attack_bn):
+        return game.attack(z, game.inner, generator)

@@ -1,0 +1,34 @@
+"""How large each term of the outer loss is, and how hard it pulls: measured without touching the run."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from robustdistill.engine.step import MinMax, adversary
+from robustdistill.logits import Logits
+from robustdistill.modes import untouched
+
+
+def term_sizes(
+    game: MinMax, student: nn.Module, z: Logits, generator: Generator | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """(mean value of each noted term, norm of its parameter gradient over that of the first term).
+
+    For MMARD the second is `trd`: how much of the student's gradient is TRD's, relative to the KL's. It
+    costs one more step of attack and forwards, takes no update, and synchronises; call it once an epoch.
+    """
+    with untouched(student, game.units):
+        x_adv = adversary(game, student, z, generator)
+        student.train()
+        learning = z.update(x_adv)
+        game.outer(learning)
+        weights = [p for p in student.parameters() if p.requires_grad]
+        values = {name: float(term.detach().mean()) for name, term in learning.terms.items()}
+        norms = {name: float(_norm(term.mean(), weights)) for name, term in learning.terms.items()}
+    first = next(iter(norms.values()), 0.0)
+    return values, {name: norm / first if first else 0.0 for name, norm in norms.items()}
+
+
+def _norm(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
+    grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(g) for g in grads if g is not None]
+    return torch.stack([value.new_zeros(()), *norms]).square().sum().sqrt()

@@ -1,0 +1,38 @@
+"""Inputs that must not be judged: each is refused with its cause."""
+
+import torch
+from torch import Tensor, nn
+
+from robustdistill.errors import UserError
+
+
+def check_images(x: Tensor) -> None:
+    """Images are `[N, C, H, W]`, not empty, uint8 or finite floats in [0, 1]."""
+    if x.dim() != 4 or len(x) == 0:
+        raise UserError(f"images must be [N, C, H, W] with N > 0; got {list(x.shape)}")
+    if x.dtype == torch.uint8:
+        return
+    if not x.is_floating_point():
+        raise UserError(f"images must be uint8 or floats in [0, 1]; got {x.dtype}")
+    low, high = float(x.amin()), float(x.amax())
+    if not (low >= 0 and high <= 1):
+        hint = "divide by 255" if high > 2 else "normalisation belongs inside the model"
+        raise UserError(f"pixels must lie in [0, 1]; got [{low:.3g}, {high:.3g}]: {hint}")
+
+
+def check_labels(y: Tensor, n: int) -> None:
+    """Labels are int64 class indices `[N]`."""
+    if y.dtype != torch.int64 or y.dim() != 1 or len(y) != n:
+        raise UserError(f"labels must be {n} class indices of dtype int64; got {list(y.shape)} of {y.dtype}")
+
+
+def check_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    """The network takes these images and gives finite logits for at least every label's class."""
+    with torch.no_grad():
+        logits = network(x)
+    if logits.dim() != 2 or len(logits) != len(x):
+        raise UserError(f"the model must return logits [N, classes]; got {list(logits.shape)} for {len(x)} images")
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError("the model's logits are not finite on clean images; its verdicts would mean nothing")
+    if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
+        raise UserError(f"labels reach {int(y.max())} and the model has {logits.shape[1]} classes")
