@@ -1,0 +1,147 @@
+"""All that has a name: merges what plugins return, looks names up, checks parameters by signatures."""
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+
+from robustdistill.errors import PluginError, UserError, nearest
+from robustdistill.plugins import Plugin, load_plugins
+from robustdistill.spec import parse_number, sentences
+
+KINDS = {
+    "method": "register_methods",
+    "inner": "register_inner_objectives",
+    "outer": "register_outer_objectives",
+    "attack": "register_attacks",
+    "model": "register_models",
+    "teacher": "register_teachers",
+    "modifier": "register_modifiers",
+    "dataset": "register_datasets",
+}
+RESERVED = {"eps", "generator", "num_classes", "in_channels"}  # given by the engine, not by the user
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named unit, who registered it, and the parameters that its name itself carries."""
+
+    unit: Any
+    origin: str
+    params: Mapping[str, Any]
+
+
+class Registry:
+    """The merged hooks of a list of plugins."""
+
+    def __init__(self, plugins: list[Plugin]) -> None:
+        self.plugins = plugins
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        for plugin in plugins:
+            for kind, hook in KINDS.items():
+                for name, unit in plugin.provides.get(hook, {}).items():
+                    self._add(kind, name, Entry(unit, plugin.origin, {}))
+
+    def _add(self, kind: str, name: str, entry: Entry) -> None:
+        if other := self._entries[kind].get(name):
+            raise PluginError(
+                f"{kind} {name!r} is registered twice, by {other.origin} and by {entry.origin}; uninstall one of them"
+            )
+        self._entries[kind][name] = entry
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, in the order of registration."""
+        return list(self._entries[kind])
+
+    def units(self, kind: str) -> dict[str, Any]:
+        """All units of a kind by name."""
+        return {name: entry.unit for name, entry in self._entries[kind].items()}
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """The unit `name` of a kind; a UserError with the nearest name if there is none."""
+        entries = self._entries[kind]
+        if name in entries:
+            return entries[name]
+        for template, entry in entries.items():
+            if (fields := match_template(template, name)) is not None:
+                return Entry(entry.unit, entry.origin, fields)
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, entries)}{self._broken()}")
+
+    def get(self, kind: str, name: str) -> Any:
+        """The unit itself."""
+        return self.entry(kind, name).unit
+
+    def _broken(self) -> str:
+        broken = [p.origin for p in self.plugins if p.error]
+        tail = f" These plugins failed to load: {', '.join(broken)}; see `robustdistill plugins list`."
+        return tail if broken else ""
+
+    def params(self, kind: str, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """`given` checked by the unit's signature, with every default filled in."""
+        entry = self.entry(kind, name)
+        fixed = {**entry.params, **(getattr(entry.unit, "params", {}) if kind == "attack" else {})}
+        model = params_model(callable_of(entry.unit))
+        clash = sorted(set(given) & set(entry.params))
+        if clash and any(given[k] != entry.params[k] for k in clash):
+            raise UserError(f"{where}: {', '.join(clash)} is part of the name {name!r}; name another one instead")
+        try:
+            return model.model_validate({**fixed, **given}).model_dump()
+        except ValidationError as error:
+            raise UserError(sentences(error, where, model)) from None
+
+    def build(self, kind: str, name: str, params: Mapping[str, Any]) -> Any:
+        """A unit ready to call: a function with its parameters bound, or a fresh instance of a class."""
+        unit = callable_of(self.get(kind, name))
+        return unit(**params) if inspect.isclass(unit) else functools.partial(unit, **params)
+
+
+def callable_of(unit: Any) -> Callable[..., Any]:
+    """The function or class whose signature holds the parameters: a record's own, or the unit itself."""
+    own = None if inspect.isclass(unit) else getattr(unit, "run", None) or getattr(unit, "build", None)
+    return typing.cast(Callable[..., Any], own or unit)
+
+
+def match_template(template: str, name: str) -> dict[str, int] | None:
+    """The integers that `name` puts into the fields of a template such as "wrn-{depth}-{width}"."""
+    if "{" not in template:
+        return None
+    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", re.escape(template))
+    found = re.fullmatch(pattern, name)
+    return {k: int(v) for k, v in found.groupdict().items()} if found else None
+
+
+@functools.cache
+def params_model(unit: Callable[..., Any]) -> type[BaseModel]:
+    """A pydantic model of the keyword-only arguments of a function, or of a class's `__init__`."""
+    hints, fields = _hints(unit), dict[str, Any]()
+    for p in inspect.signature(unit).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and p.name not in RESERVED:
+            if p.name not in hints:
+                raise PluginError(f"{_place(unit)}: annotate the parameter {p.name!r}")
+            if p.name == "name":
+                raise PluginError(f"{_place(unit)}: 'name' is the unit's own name in a spec; rename the parameter")
+            default = ... if p.default is p.empty else p.default
+            fields[p.name] = (Annotated[hints[p.name], BeforeValidator(parse_number)], default)
+    return create_model("params", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def _hints(unit: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(unit.__init__ if inspect.isclass(unit) else unit, include_extras=True)
+    except (NameError, TypeError) as error:  # imported under TYPE_CHECKING alone; or no function at all
+        raise PluginError(f"{_place(unit)}: its annotations cannot be read at run time: {error}") from error
+
+
+def _place(unit: Callable[..., Any]) -> str:
+    return f"{unit.__module__}.{getattr(unit, '__qualname__', repr(unit))}"
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """The registry of everything installed, made once per process."""
+    return Registry(load_plugins())

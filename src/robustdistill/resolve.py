@@ -1,0 +1,181 @@
+"""From what a user wrote to a complete spec: data set < method < spec files < --set < flags, in one place."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from robustdistill.errors import UserError, nearest
+from robustdistill.logits import DEFAULT_ROLE
+from robustdistill.registry import Registry
+from robustdistill.spec import Node, RunSpec, absolute_step, from_layer
+
+Layer = Mapping[str, Any]
+
+NODES = ("student", "inner", "attack", "outer", "schedule", "average")
+OWNED = {  # naming another one of these discards what lower layers said of what it owns
+    "method": ("inner", "outer", "attack", "with", "attack_bn"),
+    "data": ("data", "eps", "student", "teachers"),
+}
+DEFAULT_METHOD, DEFAULT_DATA = "mmard", "digits"
+
+
+def resolve(layers: Iterable[Layer], registry: Registry) -> RunSpec:
+    """The spec that the user's layers (lowest first) describe, with every default made explicit.
+
+    Naming another unit at a node discards that node's parameters from lower layers; naming another method
+    discards the objectives and the attack that lower layers gave. Parameters without a name belong to the
+    unit of the method (or data set) that their own or a lower layer names, else to any named later. Raises
+    UserError for anything unknown.
+    """
+    user: dict[str, Any] = {}
+    for layer in layers:
+        user = _merge_top(_bound(user, registry), normal(layer))
+    name = user.get("method", DEFAULT_METHOD)
+    method = {"method": name} | method_layer(name, registry)
+    data = user.get("data", {}).get("name") or _teachers_dataset(user, registry) or DEFAULT_DATA
+    dataset = registry.get("dataset", data)
+    base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method])
+    spec = from_layer(merge_all([base, user]))
+    return _with_params(spec, registry)
+
+
+def joined(low: Layer, high: Layer) -> dict[str, Any]:
+    """Two layers that speak as one: `high` wins where both speak, and nothing else of `low` is discarded."""
+    return dict(_merge_node(normal(low), normal(high), False))
+
+
+def method_layer(name: str, registry: Registry) -> dict[str, Any]:
+    """The layer of "mmard" or "sat@official"; `@paper` is the method itself."""
+    base, _, variant = name.partition("@")
+    method = registry.get("method", base)
+    if variant in ("", "paper"):
+        return dict(method.layer())
+    if variant not in method.variants:
+        raise UserError(f"method {base!r} has no variant {variant!r}{nearest(variant, ['paper', *method.variants])}")
+    return merge_all([method.layer(), normal(method.variants[variant].changes)])
+
+
+def merge_all(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Later layers over earlier ones, by the rules of `resolve`."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge_top(merged, layer)
+    return merged
+
+
+def _bound(user: Layer, registry: Registry) -> dict[str, Any]:
+    """`user` with its nameless nodes named after the units of the method and the data set that it names."""
+    owners: dict[str, Any] = method_layer(user["method"], registry) if "method" in user else {}
+    if "name" in user.get("data", {}):
+        owners |= registry.get("dataset", user["data"]["name"]).layer()
+    named = {key: {"name": owners[key]["name"], **user[key]} for key in NODES if key in user and key in owners}
+    return {**user, **named}
+
+
+def _merge_top(low: Layer, high: Layer) -> dict[str, Any]:
+    dropped = {key for owner, owned in OWNED.items() if _renamed(low, high, owner) for key in owned}
+    merged = {key: value for key, value in low.items() if key not in dropped}
+    for key, value in high.items():
+        merged[key] = _merge_node(merged[key], value, key in NODES) if key in merged else value
+    if "teachers" in high:
+        merged["teachers"] = _merge_teachers({} if "teachers" in dropped else low.get("teachers", {}), high["teachers"])
+    return merged
+
+
+def _renamed(low: Layer, high: Layer, key: str) -> bool:
+    before, after = (_name(layer.get(key)) for layer in (low, high))
+    return None not in (before, after) and before != after
+
+
+def _name(value: Any) -> Any:
+    return value.get("name") if isinstance(value, Mapping) else value
+
+
+def _merge_node(low: Any, high: Any, named: bool) -> Any:
+    if not (isinstance(low, Mapping) and isinstance(high, Mapping)):
+        return high
+    if named and "name" in high and high["name"] != low.get("name", high["name"]):
+        return dict(high)
+    return {**low, **{k: _merge_node(low[k], v, False) if k in low else v for k, v in high.items()}}
+
+
+def _merge_teachers(low: Layer, high: Layer) -> dict[str, Any]:
+    return {**low, **{role: _merge_node(low.get(role, {}), node, True) for role, node in high.items()}}
+
+
+def normal(layer: Layer) -> dict[str, Any]:
+    """The shorthands written out: `inner = "ce"`, `data = "digits"`, `with = ["awp"]`, `teacher = "rn-18"`."""
+    out = dict(layer)
+    if not isinstance(out.get("method", ""), str):
+        raise UserError(f"method = {out['method']!r}: write the name of a method")
+    out |= {key: _node(out[key], key) for key in (*NODES, "data") if key in out}
+    if isinstance(out.get("select"), str):
+        out["select"] = {"split": out["select"]}
+    if "teacher" in out or "teachers" in out:
+        out["teachers"] = _roles(out.pop("teachers", {}), *([out.pop("teacher")] if "teacher" in out else []))
+    if "with" in out or "modifiers" in out:
+        out["with"] = _list(out.pop("modifiers", out.get("with")))
+    return out
+
+
+def _node(value: Any, place: str) -> dict[str, Any]:
+    node = {"name": value} if isinstance(value, str) else value
+    if not isinstance(node, Mapping) or not isinstance(node.get("name", ""), str):
+        raise UserError(f"{place} = {value!r}: write a name, or a table with a name and parameters")
+    return dict(node)
+
+
+def _roles(teachers: Any, *default: Any) -> dict[str, Any]:
+    if not isinstance(teachers, Mapping):
+        raise UserError(f"teachers = {teachers!r}: write a table from roles to names, or teacher = NAME")
+    roles = {**({DEFAULT_ROLE: default[0]} if default else {}), **teachers}
+    return {role: _node(teacher, f"teachers.{role}") for role, teacher in roles.items()}
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, Mapping) else value
+    if not isinstance(items, list | tuple):
+        raise UserError(f"with = {value!r}: write a list of modifiers")
+    stripped = (item.strip() if isinstance(item, str) else item for item in items)
+    return [_node(item, "with") for item in stripped if item != ""]
+
+
+def _teachers_dataset(user: Layer, registry: Registry) -> str | None:
+    teachers = user.get("teachers", {})
+    names = [t.get("name", "").partition("@")[0] for t in teachers.values()]
+    known = registry.units("teacher")
+    return next((known[n].dataset for n in names if n in known), None)
+
+
+def _with_params(spec: RunSpec, registry: Registry) -> RunSpec:
+    """The same spec with each unit's parameters checked by its signature and completed."""
+
+    def full(kind: str, node: Node, where: str) -> Node:
+        return Node(name=node.name, **registry.params(kind, node.name, node.params, where))
+
+    student = spec.student if ":" in spec.student.name else full("model", spec.student, "student")
+    return spec.model_copy(
+        update={
+            "student": student,
+            "inner": full("inner", spec.inner, "inner"),
+            "outer": full("outer", spec.outer, "outer"),
+            "attack": full("attack", spec.attack, "attack"),
+            "modifiers": tuple(full("modifier", m, f"with.{m.name}") for m in spec.modifiers),
+            "select": spec.select.model_copy(update={"attack": _known(registry, spec.select.attack)}),
+        }
+    )
+
+
+def _known(registry: Registry, attack: str) -> str:
+    registry.get("attack", attack)
+    return attack
+
+
+def advice(spec: RunSpec) -> list[str]:
+    """Sentences on settings that are legal and rarely meant."""
+    attack = spec.attack.params
+    if spec.inner.name == "none" or not {"step", "steps"} <= attack.keys():
+        return []
+    reach = absolute_step(attack["step"], spec.eps) * attack["steps"]
+    if reach >= spec.eps * (1 - 1e-9):
+        return []
+    return [f"the attack cannot reach its ball: steps x step = {reach:.4g} is less than eps = {spec.eps:.4g}"]

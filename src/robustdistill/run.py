@@ -1,0 +1,206 @@
+"""A run from spec to result: prepared, trained, judged and kept; the only place where all of it meets."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustdistill import assemble
+from robustdistill.engine import loop
+from robustdistill.errors import RobustDistillError, UserError
+from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Warned
+from robustdistill.prepare import Modules, Run, accuracies, prepare
+from robustdistill.registry import Registry, default_registry
+from robustdistill.resolve import Layer, resolve
+from robustdistill.spec import RunSpec, from_layer, load_layer
+from robustdistill.store import checkpoint, manifest, rundir
+from robustdistill.store.environment import environment
+
+Weights = dict[str, Tensor]
+
+
+def as_spec(spec: RunSpec | Layer | str | Path, registry: Registry | None = None) -> RunSpec:
+    """A spec from a spec, a layer of one, or a TOML file."""
+    if isinstance(spec, RunSpec):
+        return spec
+    layer = load_layer(Path(spec)) if isinstance(spec, str | Path) else spec
+    return resolve([layer], registry or default_registry())
+
+
+def train(
+    spec: RunSpec | Layer | str | Path,
+    *,
+    student: nn.Module | None = None,
+    teacher: Modules = None,
+    out: str | Path | None = None,
+    registry: Registry | None = None,
+) -> Iterator[Event]:
+    """Trains a student; iterate to drive it. Yields events, the last one `Finished` with the result.
+
+    `student` and `teacher` (a module, or modules by role) replace those that the spec names; a given student
+    is trained in place. `out` is a new run directory; without it nothing is written. Raises UserError before
+    anything is written if the run cannot work.
+    """
+    registry = registry or default_registry()
+    run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher)
+    store = None
+    if out is not None:
+        facts = environment(run.device, [p.origin for p in registry.plugins if not p.error])
+        store = rundir.create(Path(out), run.spec.to_toml(), facts)
+    with store.locked() if store else nullcontext():
+        yield from _go(run, store)
+
+
+def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any) -> Iterator[Event]:
+    """Goes on with the run in directory `path` (or with one of its checkpoints), as if it had never stopped.
+
+    From a run directory the newest good checkpoint is taken, with a warning on each damaged one; a checkpoint
+    that is named itself must be whole (DamagedFile). `modules` as in `train`, for runs that were given some.
+    """
+    store = run_of(Path(path))
+    with store.locked():
+        run = prepare(stored_spec(store), registry or default_registry(), **modules)
+        found = find_checkpoint(Path(path))
+        yield from map(Warned, found.damaged)
+        if found.checkpoint is None:
+            store.truncate_events(0)
+        else:
+            run.state.restore(found.checkpoint.weights, found.checkpoint.state)
+            store.truncate_events(found.checkpoint.state["events"])
+        best, sentences = _best_so_far(store, run)
+        yield from map(Warned, sentences)
+        yield from _go(run, store, best)
+
+
+def _go(run: Run, store: rundir.RunDir | None, best: Weights | None = None) -> Iterator[Event]:
+    """Trains, keeps what happens, and ends with the result. The caller holds the run directory's lock."""
+    for event in _events(run):
+        if store:
+            store.append_event(event)
+        yield event
+        if isinstance(event, Evaluated):
+            if event.best:
+                best = _copy(run.state.judged)
+            if store:
+                yield _save(run, store, event)
+    result = _result(run, best or _copy(run.state.judged))
+    if store:
+        store.write_result(result)
+    yield Finished(result, str(store.path) if store else "")
+
+
+def _events(run: Run) -> Iterator[Event]:
+    spec, state = run.spec, run.state
+    parameters = sum(p.numel() for p in state.student.parameters())
+    steps = len(run.job.batches)
+    yield Started(spec.method, spec.epochs, steps, state.epoch, str(run.device), parameters, run.reads.flat())
+    yield from map(Warned, run.warnings)
+    yield from loop.train(run.job, state)
+
+
+def _save(run: Run, store: rundir.RunDir, event: Evaluated) -> Saved:
+    name = _name(run.state.epoch)
+    record = run.state.record() | {"events": store.events_offset()}
+    meta = {"epoch": run.state.epoch, "spec_hash": run.spec.hash(), "judged": run.state.judged_file}
+    path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
+    if event.best:
+        checkpoint.note(store.checkpoints, "best", name)
+    checkpoint.prune(store.checkpoints)
+    return Saved(run.state.epoch, str(path), event.best)
+
+
+def _best_so_far(store: rundir.RunDir, run: Run) -> tuple[Weights | None, list[str]]:
+    """The best weights of the epochs done; if their checkpoint is damaged, a sentence, and best begins anew."""
+    if not run.state.best:
+        return None, []
+    name = _name(run.state.best["epoch"] + 1)
+    try:
+        found = checkpoint.load(store.checkpoints / name)
+    except RobustDistillError as error:
+        run.state.best = {}
+        return None, [f"the best epoch so far cannot be kept: {error}"]
+    checkpoint.note(store.checkpoints, "best", name)
+    return found.weights[found.meta["judged"]], []
+
+
+def _name(epochs_done: int) -> str:
+    return f"epoch-{epochs_done:04d}"
+
+
+def _copy(network: nn.Module) -> Weights:
+    return {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+
+def _result(run: Run, best: Weights) -> dict[str, Any]:
+    """What `result.json` holds. Accuracies in [0, 1]; `test` is judged once, after training."""
+    spec, state = run.spec, run.state
+    last = state.history[-1]
+    return {
+        "method": spec.method,
+        "inner": spec.inner.name,
+        "outer": spec.outer.name,
+        "with": [m.name for m in spec.modifiers],
+        "student": spec.student.name,
+        "teachers": {role: t.name for role, t in spec.teachers.items()},
+        "data": spec.data.name,
+        "eps": spec.eps,
+        "seed": spec.seed,
+        "spec_hash": spec.hash(),
+        "selection": spec.select.split,
+        "last": {**last, "test": _test(run, _copy(state.judged))},
+        "best": {**state.best, "test": _test(run, best)},
+        "history": state.history,
+    }
+
+
+def _test(run: Run, weights: Weights) -> dict[str, float]:
+    network = copy.deepcopy(run.state.judged)
+    network.load_state_dict(weights)
+    names = ("clean", run.spec.select.attack)
+    return accuracies(network, run.splits.test, names, run.spec, run.registry, run.device)
+
+
+def load(path: str | Path, which: str = "best", *, registry: Registry | None = None) -> nn.Module:
+    """The trained student of a run directory or of one of its checkpoints, on the CPU, in eval mode.
+
+    `which`, for a run directory: best, latest, or a checkpoint's name. Raises UserError when there is none,
+    DamagedFile when a byte of it changed.
+    """
+    found = find_checkpoint(Path(path), which)
+    if found.checkpoint is None:
+        raise UserError(f"{path} has no checkpoint yet; train at least one epoch")
+    spec, registry = stored_spec(run_of(Path(path))), registry or default_registry()
+    network = assemble.build_student(spec, registry.get("dataset", spec.data.name), registry)
+    network.load_state_dict(found.checkpoint.weights[found.checkpoint.meta["judged"]])
+    return network.eval()
+
+
+def stored_spec(store: rundir.RunDir) -> RunSpec:
+    """The resolved spec of a run directory."""
+    return from_layer(load_layer(store.path / rundir.SPEC))
+
+
+def run_of(path: Path) -> rundir.RunDir:
+    """The run that `path`, a run directory or one of its checkpoints, belongs to."""
+    return rundir.open_run(path.parent.parent if is_checkpoint(path) else path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint's directory."""
+    return (path / manifest.NAME).exists()
+
+
+def find_checkpoint(path: Path, which: str = checkpoint.LATEST) -> checkpoint.Found:
+    """The checkpoint `which` of the run directory `path`, or exactly the checkpoint that `path` is.
+
+    Only for `latest` an older good checkpoint takes the place of a damaged one, with a sentence on it.
+    """
+    if is_checkpoint(path):
+        return checkpoint.Found(checkpoint.load(path))
+    root = rundir.open_run(path).checkpoints
+    if which == checkpoint.LATEST:
+        return checkpoint.latest(root)
+    return checkpoint.Found(checkpoint.load(root / (checkpoint.noted(root, which) or which)))

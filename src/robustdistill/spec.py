@@ -1,0 +1,229 @@
+"""The specification of a run: one frozen tree of plain values, read from TOML and written back to it.
+
+Knows names, not what they mean: `resolve` checks them against the registry and fills in the defaults.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from robustdistill.errors import DamagedFile, UserError, nearest
+
+
+def parse_number(value: Any) -> Any:
+    """Numbers may be written as fractions: "8/255" is 8 / 255. Anything else passes unchanged."""
+    if isinstance(value, str) and value.count("/") == 1:
+        try:
+            top, bottom = (float(part) for part in value.split("/"))
+            return top / bottom
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+def absolute_step(step: float | str, eps: float) -> float:
+    """The step in pixel units: 0.01, "2/255", "eps", "eps/4" or "0.1*eps". UserError for anything else."""
+    text = str(step).replace(" ", "")
+    try:
+        if text.endswith("*eps"):
+            return float(text.removesuffix("*eps")) * eps
+        head, _, tail = text.partition("/")
+        return (eps if head == "eps" else float(head)) / (float(tail) if tail else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"step {step!r} is no step size; write a number, '2/255', 'eps/4' or '0.1*eps'") from None
+
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Node(BaseModel):
+    """A named unit and its parameters, flat: `{name = "mmard", alpha = 1.0}`. None is the same as not given."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, Mapping) else data
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All but the name."""
+        return dict(self.model_extra or {})
+
+
+class AugmentSpec(_Table):
+    """Random crop after zero-padding by `pad` pixels, and horizontal flip."""
+
+    pad: Annotated[int, Field(ge=0)]
+    flip: bool
+
+
+class DataSpec(_Table):
+    """A data set by name, and the folder that holds it where it is not inside the package."""
+
+    name: str
+    dir: str | None = None
+    augment: AugmentSpec
+
+
+class Optim(_Table):
+    """SGD, as in every ARD paper."""
+
+    lr: Annotated[Number, Field(gt=0)] = 0.1
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 2e-4
+    nesterov: bool = False
+
+
+class Schedule(_Table):
+    """The learning rate by epoch: cosine to 0, constant, or multiplied by `gamma` at each milestone."""
+
+    name: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+
+
+class Average(_Table):
+    """Averages of the student's weights: `ema` every step with `decay`, `swa` every epoch from `start` on."""
+
+    name: Literal["none", "ema", "swa"] = "none"
+    decay: Annotated[Number, Field(gt=0, lt=1)] = 0.999
+    start: Annotated[Number, Field(ge=0, le=1)] = 0.5
+
+
+class Select(_Table):
+    """The best epoch: by robust accuracy under `attack` on `split`, judged every `every` epochs."""
+
+    split: Literal["holdout", "test"] = "holdout"
+    attack: str = "pgd-trades"
+    every: Annotated[int, Field(ge=1)] = 1
+    n: Annotated[int, Field(ge=1)] | None = None
+
+
+class RunSpec(_Table):
+    """Everything that decides a run. Epochs and milestones count from 0; eps is the L-inf radius in [0, 1]."""
+
+    method: str
+    seed: int = 0
+    eps: Annotated[Number, Field(gt=0, lt=1)]
+    norm: Literal["linf"] = "linf"
+    data: DataSpec
+    student: Node
+    teachers: dict[str, Node] = Field(default_factory=dict)
+    inner: Node
+    attack: Node
+    attack_bn: Literal["eval", "train", "train_frozen_stats"] = "eval"
+    outer: Node
+    modifiers: tuple[Node, ...] = Field(default=(), alias="with")
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    limit_batches: Annotated[int, Field(ge=1)] | None = None
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    average: Average = Average()
+    select: Select = Select()
+    device: str = "auto"
+    mode: Literal["auto", "eager"] = "auto"
+    precision: Literal["fp32", "fp64"] = "fp32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _radius_in_pixels_of_one(cls, data: Any) -> Any:
+        eps = parse_number(data.get("eps")) if isinstance(data, Mapping) else None
+        if isinstance(eps, int | float) and eps >= 1:
+            raise UserError(f"eps {eps:g} is no radius for pixels in [0, 1]; did you mean {eps:g}/255?")
+        return data
+
+    def to_toml(self) -> str:
+        """The spec as TOML that `from_layer(load_layer(...))` reads back to an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    def hash(self) -> str:
+        """A short stable name of what decides the results: device and mode are left out."""
+        plain = self.model_dump(mode="json", exclude={"device", "mode"})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def from_layer(layer: Mapping[str, Any]) -> RunSpec:
+    """The spec that a complete layer describes; a UserError says what is wrong and where."""
+    try:
+        return RunSpec.model_validate(layer)
+    except ValidationError as error:
+        raise UserError(sentences(error, "", RunSpec)) from None
+
+
+def load_layer(path: Path) -> dict[str, Any]:
+    """A spec file (TOML) as a layer: it may name any part of a spec and leave out the rest."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no spec file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} is not readable TOML: {error}") from None
+
+
+def set_layer(assignments: Iterable[str]) -> dict[str, Any]:
+    """`--set a.b=v`, any number of them, as a layer. Values are TOML; what is no TOML is a string."""
+    layer: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        *parents, leaf = (part.strip() for part in path.split("."))
+        if not equals or not all([*parents, leaf]):
+            raise UserError(f"--set {assignment!r} is no assignment; write --set outer.alpha=0.5")
+        node = layer
+        for parent in parents:
+            node = _table(node, parent, assignment)
+        node[leaf] = _value(text.strip())
+    return layer
+
+
+def _table(node: dict[str, Any], key: str, assignment: str) -> dict[str, Any]:
+    """The table at `key`, made where there is none; `outer = "rslad"` becomes `outer = {name = "rslad"}`."""
+    if isinstance(node.get(key), str):
+        node[key] = {"name": node[key]}
+    table: Any = node.setdefault(key, {})
+    if not isinstance(table, dict):
+        raise UserError(f"--set {assignment!r}: {key} was set to {table!r} before, which has no parts")
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def sentences(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Pydantic's findings on `model` as one sentence each: the place, what is wrong, the nearest known key."""
+    return "; ".join(_sentence(dict(e), where, model) for e in error.errors())
+
+
+def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
+    place = ".".join(str(p) for p in ([where] if where else []) + list(e["loc"]))
+    if e["type"] == "extra_forbidden":
+        *parents, leaf = e["loc"]
+        return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents))}"
+    if e["type"] == "missing":
+        return f"{place} is missing"
+    message = e["msg"].removeprefix("Value error, ")
+    return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
+
+
+def _keys(model: Any, path: Iterable[str | int]) -> list[str]:
+    """The keys of the table at `path` in `model`, as a user writes them."""
+    for part in path:
+        model = model.model_fields[part].annotation
+    return [f.alias or name for name, f in model.model_fields.items()]

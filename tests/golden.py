@@ -1,0 +1,52 @@
+"""Golden loss curves: what twelve float64 steps of every method on the digits gave when they were last trusted.
+
+python tests/golden.py      writes tests/assets/golden.json anew; say in the commit why the curves moved
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from games import teacher
+
+from robustdistill.engine.step import step
+from robustdistill.logits import Clock, Logits
+from robustdistill.prepare import prepare
+from robustdistill.registry import default_registry
+from robustdistill.resolve import resolve
+
+PATH = Path(__file__).parent / "assets" / "golden.json"
+STEPS = 12
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"method": name} for name in ("nature", "sat", "rslad", "mmard")},
+    "sat@official": {"method": "sat@official"},
+    "mmard@literal": {"method": "mmard@literal"},
+    "mmard-logit-sum": {"method": "mmard", "outer": {"space": "logit", "reduction": "sum"}},
+    "mmard-detached": {"method": "mmard", "inner": {"teacher_grad": "detach"}},
+    "rslad-mmard-inner": {"method": "rslad", "inner": "kl-teacher-adv"},
+    "mmard-awp": {"method": "mmard", "with": ["awp"]},
+}
+
+
+def curve(case: str) -> list[float]:
+    """The outer losses of the first steps, then the sum of the student's absolute weights."""
+    layer = CASES[case] | {"precision": "fp64", "batch_size": 32, "student": {"name": "digits-net", "width": 4}}
+    registry = default_registry()
+    run = prepare(resolve([layer], registry), registry, teacher=teacher())
+    state, job, losses = run.state, run.job, []
+    for i, batch in enumerate(job.batches.epoch(0)):
+        if i == STEPS:
+            break
+        z = Logits(batch.x, batch.y, job.networks, clock=Clock.at(0, run.spec.epochs))
+        losses.append(float(step(job.game, state.student, z, state.optimizer, job.generator("start", 0, i))))
+    return [*losses, float(sum(p.detach().abs().sum() for p in state.student.parameters()))]
+
+
+def read() -> dict[str, list[float]]:
+    return dict(json.loads(PATH.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    PATH.write_text(json.dumps({case: curve(case) for case in CASES}, indent=1) + "\n", encoding="utf-8")
