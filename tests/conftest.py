@@ -22,9 +22,13 @@ def no_third_party_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def shared() -> Path:
-    """The folder with real CIFAR-10 images and large teachers, where it exists beside the repository."""
+def shared(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with real CIFAR-10 images and large teachers, where it exists beside the repository.
+
+    Decoded images are cached inside the repository's own test cache, once for all workers.
+    """
     path = ROOT.parent / "shared"
     if not (path / "data").is_dir():
         pytest.skip("no ../shared folder with CIFAR-10 and teachers beside the repository")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(ROOT / ".pytest_cache"))
     return path

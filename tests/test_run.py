@@ -81,7 +81,8 @@ def test_the_run_directory_holds_everything(finished: Path) -> None:
         "result.json",
     }
     result = json.loads((finished / "result.json").read_text())
-    assert set(result["best"]["test"]) == {"clean", "pgd-trades"}
+    assert set(result["best"]["test"]) == {"n", "clean", "pgd-trades"}
+    assert result["best"]["test"]["n"] == 48  # limit_batches makes a trial of the evaluation too
     assert len(result["history"]) == 3
     assert result["teachers"]["robust"].endswith("Tiny")
     environment = json.loads((finished / "environment.json").read_text())
@@ -152,7 +153,7 @@ def test_load_gives_the_student_that_was_judged(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
     for which, key in (("best", "best"), ("latest", "last")):
         network = rd.load(finished, which)
-        verdicts = {v.attack: v.accuracy for v in rd.evaluate(network, attacks=["pgd-trades"], eps=0.2, seed=0)}
+        verdicts = {v.attack: v.accuracy for v in rd.evaluate(network, attacks=["pgd-trades"], eps=0.2, seed=0, n=48)}
         assert verdicts["clean"] == pytest.approx(result[key]["test"]["clean"])
         assert verdicts["pgd-trades"] == pytest.approx(result[key]["test"]["pgd-trades"])
         assert not network.training
@@ -208,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         ({"eps": 8}, "did you mean 8/255"),
         ({"device": "cuda:99"}, "--device cpu"),
         ({"device": "gpu"}, "no device"),
-        ({"data": {"name": "cifar10", "dir": "/nowhere/at/all"}}, "nowhere"),
+        ({"method": "sat", "data": {"name": "cifar10", "dir": "/nowhere/at/all"}}, "nowhere"),
         ({"teacher": "/nowhere/t.safetensors"}, "nowhere"),
         ({"teacher": "rn-18"}, "rn-18@FILE"),
         ({"teacher": "wrn-34-10", "data": "cifar10"}, "wrn-34-10@FILE"),

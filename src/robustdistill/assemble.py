@@ -1,6 +1,5 @@
 """A spec's names turned into objects: student, teachers, method, data."""
 
-import copy
 import functools
 import importlib
 import inspect
@@ -110,14 +109,19 @@ def locate_teacher(node: Node, registry: Registry, data_name: str) -> tuple[str,
 
 
 def plan(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry) -> Reads:
-    """What one step of the spec reads, by a dry step on device meta. UserError for a teacher that is missing."""
-    shape = (2, dataset.channels, dataset.size, dataset.size)
-    reads = dry_step(build_game(spec, registry), copy.deepcopy(student), shape=shape, classes=len(dataset.classes))
+    """What one step of the spec reads. UserError for a teacher that is missing."""
+    reads = reads_of(spec, student, dataset, registry)
     for role in reads.roles:
         if role not in spec.teachers:
             have = ", ".join(spec.teachers) or "none"
             raise UserError(f"{spec.method} reads the teacher {role!r}; given: {have}. Add --teacher {role}=NAME")
     return reads
+
+
+def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry) -> Reads:
+    """What one step of the spec reads, by a dry step on device meta: no data and no teacher is needed."""
+    shape = (2, dataset.channels, dataset.size, dataset.size)
+    return dry_step(build_game(spec, registry), student, shape=shape, classes=len(dataset.classes))
 
 
 def training_split(splits: Splits, select: str) -> Split:

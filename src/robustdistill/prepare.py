@@ -108,8 +108,7 @@ def _job(
 def judge_of(spec: RunSpec, splits: Splits, registry: Registry, device: torch.device) -> loop.Judge:
     """How the run's epochs are judged."""
     split = splits.test if spec.select.split == "test" else splits.holdout
-    n = spec.select.n or len(split)
-    part = Split(split.images[:n].to(device), split.labels[:n].to(device))
+    part = trial(spec, Split(split.images[: spec.select.n], split.labels[: spec.select.n]))
     names = ("clean", spec.select.attack)
 
     def accuracy(network: nn.Module) -> tuple[float, float]:
@@ -117,6 +116,12 @@ def judge_of(spec: RunSpec, splits: Splits, registry: Registry, device: torch.de
         return clean, robust
 
     return loop.Judge(accuracy, spec.select.split, spec.select.attack, spec.select.every)
+
+
+def trial(spec: RunSpec, split: Split) -> Split:
+    """`split`, or no more of it than an epoch sees where `limit_batches` makes the run a mere trial."""
+    n = None if spec.limit_batches is None else spec.limit_batches * spec.batch_size
+    return Split(split.images[:n], split.labels[:n])
 
 
 def accuracies(

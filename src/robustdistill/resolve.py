@@ -64,11 +64,11 @@ def merge_all(layers: Iterable[Layer]) -> dict[str, Any]:
 
 def _bound(user: Layer, registry: Registry) -> dict[str, Any]:
     """`user` with its nameless nodes named after the units of the method and the data set that it names."""
-    owners: dict[str, Any] = method_layer(user["method"], registry) if "method" in user else {}
-    if "name" in user.get("data", {}):
+    nameless = [key for key in NODES if key in user and "name" not in user[key]]
+    owners: dict[str, Any] = method_layer(user["method"], registry) if nameless and "method" in user else {}
+    if nameless and "name" in user.get("data", {}):
         owners |= registry.get("dataset", user["data"]["name"]).layer()
-    named = {key: {"name": owners[key]["name"], **user[key]} for key in NODES if key in user and key in owners}
-    return {**user, **named}
+    return {**user, **{key: {"name": owners[key]["name"], **user[key]} for key in nameless if key in owners}}
 
 
 def _merge_top(low: Layer, high: Layer) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from robustdistill import assemble
 from robustdistill.engine import loop
 from robustdistill.errors import RobustDistillError, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Warned
-from robustdistill.prepare import Modules, Run, accuracies, prepare
+from robustdistill.prepare import Modules, Run, accuracies, prepare, trial
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
 from robustdistill.spec import RunSpec, from_layer, load_layer
@@ -159,8 +159,8 @@ def _result(run: Run, best: Weights) -> dict[str, Any]:
 def _test(run: Run, weights: Weights) -> dict[str, float]:
     network = copy.deepcopy(run.state.judged)
     network.load_state_dict(weights)
-    names = ("clean", run.spec.select.attack)
-    return accuracies(network, run.splits.test, names, run.spec, run.registry, run.device)
+    names, split = ("clean", run.spec.select.attack), trial(run.spec, run.splits.test)
+    return {"n": len(split), **accuracies(network, split, names, run.spec, run.registry, run.device)}
 
 
 def load(path: str | Path, which: str = "best", *, registry: Registry | None = None) -> nn.Module:

@@ -113,7 +113,10 @@ class Select(_Table):
 
 
 class RunSpec(_Table):
-    """Everything that decides a run. Epochs and milestones count from 0; eps is the L-inf radius in [0, 1]."""
+    """Everything that decides a run. Epochs and milestones count from 0; eps is the L-inf radius in [0, 1].
+
+    `limit_batches` makes a trial of it: no epoch and no evaluation sees more than so many batches.
+    """
 
     method: str
     seed: int = 0
@@ -141,8 +144,11 @@ class RunSpec(_Table):
     @model_validator(mode="before")
     @classmethod
     def _radius_in_pixels_of_one(cls, data: Any) -> Any:
-        eps = parse_number(data.get("eps")) if isinstance(data, Mapping) else None
-        if isinstance(eps, int | float) and eps >= 1:
+        try:
+            eps = float(parse_number(data["eps"]))
+        except (KeyError, TypeError, ValueError):  # missing or no number: the field says so
+            return data
+        if eps >= 1:
             raise UserError(f"eps {eps:g} is no radius for pixels in [0, 1]; did you mean {eps:g}/255?")
         return data
 
@@ -151,8 +157,8 @@ class RunSpec(_Table):
         return tomli_w.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     def hash(self) -> str:
-        """A short stable name of what decides the results: device and mode are left out."""
-        plain = self.model_dump(mode="json", exclude={"device", "mode"})
+        """A short stable name of what decides the results: device, mode and the folder of the data are left out."""
+        plain = self.model_dump(mode="json", exclude={"device": True, "mode": True, "data": {"dir"}})
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

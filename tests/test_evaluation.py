@@ -1,0 +1,182 @@
+"""The suite: verdicts example by example, inputs that must be refused, models left as they were found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from games import Tiny, images
+from torch import Tensor, nn
+
+import robustdistill as rd
+from robustdistill.builtin.attacks import CLEAN, FGSM, PGD_SAT
+from robustdistill.errors import PluginError, UserError
+from robustdistill.evaluation.suite import Verdict, judge, wilson, worst
+from robustdistill.logits import Logits
+from robustdistill.registry import default_registry
+from robustdistill.types import Attack
+
+
+def make(name: str, index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(index)
+
+
+def judged(network: nn.Module, attack: Attack = PGD_SAT, n: int = 20, **common: Any) -> Verdict:
+    x, y = images(n)
+    return judge(network, x, y, "attack", attack, **({"eps": 0.1, "generator": make} | common))
+
+
+def test_wilson_interval_is_the_textbook_one() -> None:
+    low, high = wilson(0.5, 10000)
+    assert (high - low) / 2 == pytest.approx(0.0098, abs=1e-4)
+    assert wilson(0.0, 20) == (0.0, pytest.approx(0.1611, abs=1e-4))
+    assert wilson(1.0, 20) == (pytest.approx(0.8389, abs=1e-4), 1.0)
+
+
+def test_a_verdict_per_example_and_class() -> None:
+    correct, labels = torch.tensor([True, False, True, True]), torch.tensor([0, 0, 2, 2])
+    plain = Verdict("a", 0.1, correct, labels, {}, 0.0).plain()
+    assert plain["accuracy"] == 0.75
+    assert plain["per_class"] == [0.5, None, 1.0]
+    assert plain["worst_class"] == 0.5
+    assert plain["correct"] == "1011"
+    json.dumps(plain)
+
+
+def test_worst_case_is_the_intersection() -> None:
+    labels = torch.zeros(3, dtype=torch.long)
+    one = Verdict("a", 0.1, torch.tensor([True, True, False]), labels, {}, 0.0)
+    two = Verdict("b", 0.1, torch.tensor([True, False, True]), labels, {}, 0.0)
+    assert worst([one, two]).correct.tolist() == [True, False, False]
+
+
+def test_radius_zero_is_the_clean_accuracy_and_a_large_one_breaks_everything() -> None:
+    network = Tiny()
+    clean = judged(network, CLEAN)
+    assert torch.equal(judged(network, PGD_SAT, eps=0.0).correct, clean.correct)
+    x, _ = images(20)
+    y = network.eval()(x).argmax(1)
+    assert judge(network, x, y, "clean", CLEAN, eps=0.1, generator=make).accuracy == 1
+    broken = judge(network, x, y, "pgd", PGD_SAT, eps=0.9, generator=make).accuracy
+    assert broken <= judge(network, x, y, "fgsm", FGSM, eps=0.01, generator=make).accuracy
+    assert broken == 0
+
+
+def test_the_network_is_left_as_it_was_found() -> None:
+    network = Tiny().train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    rng = torch.get_rng_state()
+    judged(network)
+    assert network.training
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_uint8_and_float_images_agree() -> None:
+    network = Tiny()
+    raw = (images(20)[0] * 255).round().to(torch.uint8)
+    y = images(20)[1]
+    a = judge(network, raw, y, "p", PGD_SAT, eps=0.1, generator=make)
+    b = judge(network, raw.float() / 255, y, "p", PGD_SAT, eps=0.1, generator=make)
+    assert torch.equal(a.correct, b.correct)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x, y: (x * 255, y), "divide by 255"),
+        (lambda x, y: (x - 0.5, y), "normalisation belongs inside the model"),
+        (lambda x, y: (x * float("nan"), y), r"\[0, 1\]"),
+        (lambda x, y: (x[:0], y[:0]), "N > 0"),
+        (lambda x, y: (x[0], y), "N, C, H, W"),
+        (lambda x, y: (x.long(), y), "uint8 or floats"),
+        (lambda x, y: (x, y.int()), "int64"),
+        (lambda x, y: (x, y[:-1]), "class indices"),
+        (lambda x, y: (x, torch.nn.functional.one_hot(y, 10)), "class indices"),
+        (lambda x, y: (x, y + 5), "10 classes"),
+        (lambda x, y: (x, y - 5), "classes"),
+    ],
+)
+def test_inputs_that_cannot_be_judged_are_refused(change: Any, sentence: str) -> None:
+    x, y = change(*images(20))
+    with pytest.raises(UserError, match=sentence):
+        judge(Tiny(), x, y, "clean", CLEAN, eps=0.1, generator=make)
+
+
+class Broken(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.fc = how, nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x.flatten(1))
+        return logits * float("nan") if self.how == "nan" else logits[:, 0]
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("nan", "not finite"), ("shape", "must return logits")])
+def test_models_that_cannot_be_judged_are_refused(how: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        judged(Broken(how))
+
+
+def test_an_attack_that_leaves_the_ball_is_refused() -> None:
+    def far(z: Logits, objective: Any, /, *, eps: float, generator: Any = None) -> Tensor:
+        return (z.x + 2 * eps).clamp(0, 1)
+
+    with pytest.raises(PluginError, match="left the ball"):
+        judged(Tiny(), Attack(far))
+
+
+def test_warnings_of_an_attack_become_alarms() -> None:
+    import warnings
+
+    def warns(z: Logits, objective: Any, /, *, eps: float, generator: Any = None) -> Tensor:
+        warnings.warn("gradients look masked", UserWarning, stacklevel=1)
+        return z.x
+
+    assert judged(Tiny(), Attack(warns)).alarms == ("gradients look masked",)
+
+
+@pytest.mark.parametrize("name", ["digits-robust", "digits-clean"])
+def test_embedded_teachers_are_as_accurate_as_recorded(name: str) -> None:
+    record = default_registry().get("teacher", name)
+    assert record.path.stat().st_size < 500_000
+    found = {v.attack: v.accuracy for v in rd.evaluate(name, attacks=["fgsm", "pgd-trades"], seed=0)}
+    assert found["clean"] == pytest.approx(record.clean, abs=0.006)
+    assert found["pgd-trades"] == pytest.approx(record.robust["pgd-trades"], abs=0.012)
+    assert found["worst"] <= min(found["fgsm"], found["pgd-trades"])
+
+
+def test_evaluate_takes_images_or_a_data_set_and_names_what_it_does_not_know() -> None:
+    x, y = images(30)
+    verdicts = list(rd.evaluate(Tiny(), x, y, attacks=["fgsm"], eps="8/255"))
+    assert [v.attack for v in verdicts] == ["clean", "fgsm", "worst"]
+    assert verdicts[1].eps == pytest.approx(8 / 255)
+    assert len(list(rd.evaluate(Tiny(), attacks=[], n=10))[0].correct) == 10
+    for arguments, sentence in (
+        ({"attacks": ["fgms"]}, "did you mean 'fgsm'"),
+        ({"eps": 8}, "did you mean 8/255"),
+        ({"eps": "big"}, "no number"),
+        ({"data": "digts"}, "did you mean 'digits'"),
+        ({"images": x}, "come together"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            list(rd.evaluate(Tiny(), **arguments))  # type: ignore[arg-type]
+
+
+def test_autoattack_joins_by_its_name() -> None:
+    x, _ = images(8)
+    y = Tiny().eval()(x).argmax(1)
+    verdicts = {v.attack: v for v in rd.evaluate(Tiny(), x, y, attacks=["aa"], eps=0.6)}
+    assert verdicts["clean"].accuracy == 1
+    assert verdicts["aa"].accuracy == 0
+
+
+def test_cifar_weights_are_recognised_and_judged(shared: Path) -> None:
+    weights, folder = shared / "teachers" / "rn-18.safetensors", shared / "data" / "cifar10-jpeg"
+    verdicts = list(rd.evaluate(weights, attacks=["fgsm"], data="cifar10", data_dir=folder, n=50))
+    found = {v.attack: v.accuracy for v in verdicts}
+    assert found["clean"] == pytest.approx(0.786, abs=0.18)
+    assert found["fgsm"] < found["clean"]
