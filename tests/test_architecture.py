@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "types": ("logits", "torch"),
     "spec": ("errors", "pydantic tomli_w"),
     "hookspecs": ("", "pluggy"),
-    "plugins": ("hookspecs __version__", "pluggy"),
+    "plugins": ("hookspecs types __version__", "pluggy"),
     "registry": ("errors plugins spec", "pydantic"),
     "resolve": ("errors logits registry spec", ""),
     "engine": ("errors events logits losses modes types", "torch"),

@@ -154,7 +154,7 @@ def test_evaluate_takes_images_or_a_data_set_and_names_what_it_does_not_know() -
     verdicts = list(rd.evaluate(Tiny(), x, y, attacks=["fgsm"], eps="8/255"))
     assert [v.attack for v in verdicts] == ["clean", "fgsm", "worst"]
     assert verdicts[1].eps == pytest.approx(8 / 255)
-    assert len(list(rd.evaluate(Tiny(), attacks=[], n=10))[0].correct) == 10
+    assert len(next(iter(rd.evaluate(Tiny(), attacks=[], n=10))).correct) == 10
     for arguments, sentence in (
         ({"attacks": ["fgms"]}, "did you mean 'fgsm'"),
         ({"eps": 8}, "did you mean 8/255"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import robustdistill as rd
 from robustdistill.engine.state import averaged
-from robustdistill.errors import DamagedFile, Diverged, UserError
+from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Warned
 from robustdistill.store import checkpoint
 
@@ -233,6 +233,31 @@ def test_networks_that_do_not_fit_the_data_are_refused(tmp_path: Path) -> None:
         save_weights(path, digits_net.build(width=8, **sizes).state_dict())
         with pytest.raises(UserError, match=sentence):
             list(rd.train(SPEC | {"teacher": str(path)}, out=tmp_path / "run"))
+
+
+def test_a_named_architecture_takes_its_width_from_the_weights(tmp_path: Path) -> None:
+    from robustdistill.builtin.models import digits_net
+    from robustdistill.store.weights import save_weights
+
+    path = tmp_path / "t.safetensors"
+    save_weights(path, digits_net.build(width=5, num_classes=10, in_channels=1).state_dict())
+    events = list(rd.train(SPEC | {"teacher": f"digits-net@{path}", "epochs": 1}))
+    assert isinstance(events[-1], Finished)
+
+
+class WantsMore(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(99, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x.flatten(1))
+        return logits
+
+
+def test_a_student_that_does_not_take_the_images_is_named() -> None:
+    with pytest.raises(PluginError, match="WantsMore"):
+        list(rd.train(SPEC, student=WantsMore(), teacher=teacher()))
 
 
 def test_damaged_teachers_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from robustdistill.engine.schedule import lr_at
 from robustdistill.engine.state import sgd
 from robustdistill.engine.step import min_max, step
 from robustdistill.engine.terms import term_sizes
-from robustdistill.errors import UserError
+from robustdistill.errors import PluginError, UserError
 from robustdistill.logits import Logits, Networks
 from robustdistill.losses import ce, kl
 from robustdistill.registry import default_registry
@@ -165,6 +165,40 @@ def test_awp_descends_at_perturbed_weights_and_returns_to_its_own() -> None:
     step_taken = (student.fc.weight.detach() - w).norm()
     assert 0 < float(step_taken) < 0.05 * float(0.1 * w.norm())
     assert int(student.bn.num_batches_tracked) == 1
+
+
+class Counting(nn.Module):
+    """A stateful outer objective: counts its own evaluations in a buffer, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, z: Logits) -> Tensor:
+        self.calls.add_(1)
+        return ce(z.s_adv, z.y)
+
+
+def test_state_moves_once_a_step_however_often_an_update_evaluates_the_loss() -> None:
+    for modifiers in ([], [AdversarialWeightPerturbation()]):
+        sat, counting, student = game({"method": "sat"}), Counting(), Tiny()
+        played = min_max(sat.inner, counting, sat.attack, modifiers)
+        optimizer = sgd(student.parameters(), lr=0.1, momentum=0, weight_decay=0, nesterov=False)
+        address = counting.calls.data_ptr()
+        for _ in range(3):
+            step(played, student, batch(student), optimizer, seeded())
+        assert int(counting.calls) == 3
+        assert counting.calls.data_ptr() == address
+
+
+def test_the_dry_step_refuses_a_loss_that_is_already_reduced() -> None:
+    sat = game({"method": "sat"})
+    for inner, outer, which in (
+        (lambda z: sat.inner(z).mean(), sat.outer, "inner"),
+        (sat.inner, lambda z: sat.outer(z).mean(), "outer"),
+    ):
+        with pytest.raises(PluginError, match=f"{which} objective returned a loss of shape"):
+            dry_step(min_max(inner, outer, sat.attack), Tiny(), shape=SHAPE, classes=10)
 
 
 class Doubled(Modifier):

@@ -14,13 +14,13 @@ from robustdistill.data.keys import generator, key
 from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
-from robustdistill.errors import DamagedFile, UserError, nearest
+from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError, nearest
 from robustdistill.logits import Logits
 from robustdistill.registry import Registry, match_template
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
 from robustdistill.store.weights import load_into, read_weights, recognise
-from robustdistill.types import Dataset, Objective, Split, Splits
+from robustdistill.types import Dataset, Objective, Split, Splits, Weights
 
 NO_ATTACK = "none"
 
@@ -77,12 +77,21 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
     """The frozen teacher that `NAME`, `FILE` or `ARCH@FILE` means, fitted to the run's data."""
     arch, params, path = locate_teacher(node, registry, data_name)
     weights = read_weights(path)
-    if not arch:
+    if arch:
+        params = {**_seen(arch, weights, registry), **params}
+    else:
         arch, params = recognise(weights, registry.units("model"))
     full = registry.params("model", arch, params, f"teacher {node.name}")
     network = registry.build("model", arch, full)(num_classes=len(dataset.classes), in_channels=dataset.channels)
     load_into(network, weights, f"teacher {node.name}")
     return freeze(network)
+
+
+def _seen(arch: str, weights: Weights, registry: Registry) -> dict[str, Any]:
+    """The parameters, beyond those in the name, that the weights of a named architecture show."""
+    entry = registry.entry("model", arch)
+    seen = entry.unit.recognise(weights) if entry.unit.recognise else None
+    return {k: v for k, v in (seen or {}).items() if k not in entry.params}
 
 
 def locate_teacher(node: Node, registry: Registry, data_name: str) -> tuple[str, dict[str, Any], Path]:
@@ -119,9 +128,21 @@ def plan(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry
 
 
 def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry) -> Reads:
-    """What one step of the spec reads, by a dry step on device meta: no data and no teacher is needed."""
+    """What one step of the spec reads, by a dry step on device meta: no data and no teacher is needed.
+
+    PluginError if the step fails there: nothing of a run has started yet.
+    """
     shape = (2, dataset.channels, dataset.size, dataset.size)
-    return dry_step(build_game(spec, registry), student, shape=shape, classes=len(dataset.classes))
+    try:
+        return dry_step(build_game(spec, registry), student, shape=shape, classes=len(dataset.classes))
+    except RobustDistillError:
+        raise
+    except Exception as error:  # of a plugin's objective, or of a student that does not take these images
+        pair = f"inner {spec.inner.name!r}, outer {spec.outer.name!r}, student {spec.student.name!r}"
+        raise PluginError(
+            f"a trial step on device meta failed ({pair}): {error}. Objectives must not ask the host for values "
+            f"(.item(), if tensor, masks), and the student must take images {list(shape)}"
+        ) from error
 
 
 def training_split(splits: Splits, select: str) -> Split:

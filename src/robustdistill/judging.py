@@ -123,19 +123,17 @@ def _images(
 
 
 def _radius(eps: float | str) -> float:
-    value = parse_number(eps)
-    if not isinstance(value, int | float):
-        raise UserError(f"eps {eps!r} is no number; write 0.03 or 8/255")
+    try:
+        value = float(parse_number(eps))
+    except ValueError:
+        raise UserError(f"eps {eps!r} is no number; write 0.03 or 8/255") from None
     if not 0 <= value < 1:
         raise UserError(f"eps {value:g} is no radius for pixels in [0, 1]; did you mean {value:g}/255?")
-    return float(value)
+    return value
 
 
 def keep(store: rundir.RunDir, verdicts: Sequence[Verdict], facts: Mapping[str, Any]) -> Path:
     """Writes `evaluation.json` into a run directory: every verdict, example by example."""
-    path = store.path / EVALUATION
+    path = store.path / rundir.EVALUATION
     write_atomic(path, dumps({**facts, "verdicts": [v.plain() for v in verdicts]}))
     return path
-
-
-EVALUATION = "evaluation.json"

@@ -83,7 +83,27 @@ def _provides(name: str, module: Any) -> dict[str, Mapping[str, Any]]:
             raise TypeError(f"{hook} returned None; it must return a mapping from names")
         if found and not isinstance(found[0], Mapping):
             raise TypeError(f"{hook} returned {type(found[0]).__name__}; it must return a mapping from names")
-    return {hook: dict(found[0]) for hook, found in results.items() if found}
+    provided: dict[str, Mapping[str, Any]] = {hook: dict(found[0]) for hook, found in results.items() if found}
+    for hook, units in provided.items():
+        for name, unit in units.items():
+            _check(hook, name, unit)
+    return provided
+
+
+def _check(hook: str, name: str, unit: Any) -> None:
+    """TypeError for a unit of a wrong kind, found when it is registered rather than when it is used."""
+    from robustdistill import types
+
+    kind = hook.removeprefix("register_").removesuffix("s")
+    record = getattr(types, kind.capitalize(), None)
+    if kind == "modifier":
+        good, what = isinstance(unit, type) and issubclass(unit, types.Modifier), "a subclass of Modifier"
+    elif record is not None:
+        good, what = isinstance(unit, record), f"a robustdistill.{record.__name__}"
+    else:
+        good, what = callable(unit), "an objective, a callable (z, *, ...)"
+    if not isinstance(name, str) or not good:
+        raise TypeError(f"{hook} gives {name!r} as {type(unit).__name__}; it must be {what}")
 
 
 def _entry_points() -> Iterator[EntryPoint]:

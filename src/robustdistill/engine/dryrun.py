@@ -7,13 +7,15 @@ mask, `.cpu()`) raises: the step that passes never synchronises.
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robustdistill.engine.step import MinMax, adversary
+from robustdistill.errors import PluginError
 from robustdistill.logits import Clock, Forward, Logits, Networks
+from robustdistill.types import Objective
 
 META = torch.device("meta")
 
@@ -43,7 +45,7 @@ def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classe
     """Runs attack, outer objective and backward of `game` on a meta copy of the student.
 
     `game` must be a fresh one, not that of a run: its units are moved to meta. Any teacher asked for is
-    there. Raises whatever the method raises.
+    there. PluginError for a loss that is not one per example; else raises whatever the method raises.
     """
     game.units.to(META)
     student = copy.deepcopy(student).to(META)
@@ -52,6 +54,7 @@ def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classe
     networks = Networks(student=_counted(student, STUDENT, counts), teachers=teachers)
     x, y = torch.empty(shape, device=META, dtype=_dtype(student)), torch.empty(shape[0], dtype=torch.long, device=META)
     z = Logits(x, y, networks, clock=Clock.at(0, 1, META))
+    game = replace(game, inner=_per_example("inner", game.inner), outer=_per_example("outer", game.outer))
     x_adv = adversary(game, student, z, None)
     inner = dict(counts)
     counts.clear()
@@ -59,6 +62,19 @@ def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classe
     learning = z.update(x_adv)
     torch.autograd.backward(game.outer(learning).mean())
     return Reads(inner, dict(counts), tuple(learning.terms))
+
+
+def _per_example(which: str, objective: Objective) -> Objective:
+    def checked(z: Logits) -> Tensor:
+        loss = objective(z)
+        if loss.shape != z.y.shape:
+            got, want = list(loss.shape), list(z.y.shape)
+            raise PluginError(
+                f"the {which} objective returned a loss of shape {got}; it must be one per example, {want}"
+            )
+        return loss
+
+    return checked
 
 
 def _dtype(student: nn.Module) -> torch.dtype:

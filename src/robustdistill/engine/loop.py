@@ -119,7 +119,7 @@ def _finite(loss: float, epoch: int, i: int) -> None:
     if not abs(loss) < float("inf"):
         raise Diverged(
             f"the loss is {loss} at epoch {epoch}, step {i + 1}: lower --lr or check the teacher; "
-            "the last checkpoint is kept"
+            "what was saved before is kept"
         )
 
 

@@ -58,10 +58,20 @@ def min_max(
 def step(
     game: MinMax, student: nn.Module, z: Logits, optimizer: torch.optim.Optimizer, generator: Generator | None
 ) -> Tensor:
-    """One step on the batch of `z`. Returns the outer loss, a scalar on the device; never synchronises."""
+    """One step on the batch of `z`. Returns the outer loss, a scalar on the device; never synchronises.
+
+    An update may evaluate the loss several times; the units' own state moves as by its last evaluation alone.
+    """
     x_adv = adversary(game, student, z, generator)
+    state = [(buffer, buffer.clone()) for buffer in game.units.buffers()]
+
+    def closure() -> Tensor:
+        for buffer, before in state:
+            buffer.copy_(before)
+        return game.outer(z.update(x_adv)).mean()
+
     student.train()
-    return game.update(student, lambda: game.outer(z.update(x_adv)).mean(), optimizer)
+    return game.update(student, closure, optimizer)
 
 
 def adversary(game: MinMax, student: nn.Module, z: Logits, generator: Generator | None) -> Tensor:

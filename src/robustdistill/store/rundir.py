@@ -1,6 +1,7 @@
 """A run's directory: what was asked, where it ran, what happened, what came out.
 
-`spec.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `result.json`, and `lock` while in use.
+`spec.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `result.json`, `evaluation.json` once judged by
+`eval`, and `lock` while in use.
 """
 
 import json
@@ -19,12 +20,13 @@ from robustdistill.store.plain import dumps
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, LOCK = (
+SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, EVALUATION, LOCK = (
     "spec.toml",
     "environment.json",
     "events.jsonl",
     "checkpoints",
     "result.json",
+    "evaluation.json",
     "lock",
 )
 
@@ -110,8 +112,8 @@ def unused(path: Path) -> Path:
 
 
 def newest(root: Path) -> RunDir:
-    """The run under `root` that was started or finished last; UserError when there is none."""
-    runs = [RunDir(spec.parent) for spec in root.glob(f"*/{SPEC}")]
+    """The run under `root`, or one folder deeper, that was started or finished last; UserError when there is none."""
+    runs = [RunDir(spec.parent) for depth in ("*", "*/*") for spec in root.glob(f"{depth}/{SPEC}")]
     if not runs:
         raise UserError(f"There is no run in {root}. Train one first, or name a run directory.")
     return max(runs, key=lambda run: (_changed(run), run.path))

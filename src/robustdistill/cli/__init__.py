@@ -1,0 +1,36 @@
+"""The command line. Importing it imports neither torch nor what needs torch: commands do that when they run."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from robustdistill.cli import failures
+
+DEBUG = "--debug"
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits: 0, or a sentence on stderr and the error's exit code (see `failures`)."""
+    given = list(sys.argv[1:] if args is None else args)
+    failures.install()
+    try:
+        code = _run([a for a in given if a != DEBUG])
+    except BaseException as error:
+        known = failures.sentence(error)
+        if known is None:
+            raise  # a bug: its traceback is what we need
+        if DEBUG in given:
+            traceback.print_exc()
+        text, code = known
+        if text:
+            print(f"error: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> int:
+    from robustdistill.cli.app import command
+
+    code = command().main(args, prog_name="robustdistill", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,43 @@
+"""`robustdistill explain`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustdistill.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from robustdistill.registry import Registry
+
+Pairs = Iterator[tuple[str, str]]
+
+
+def explain(
+    name: Annotated[
+        str, typer.Argument(help="A method (or METHOD@VARIANT), objective, attack, model, ...", metavar="NAME")
+    ],
+) -> None:
+    """Explain anything that has a name: formulas, what is read, protocol, parameters, source."""
+    from robustdistill.cli import explained, render
+    from robustdistill.registry import default_registry
+
+    registry = default_registry()
+    base = name.partition("@")[0]
+    if base in registry.names("method"):
+        render.show_pairs(explained.method(name, registry))
+        return
+    kinds = _kinds(name, registry)
+    for i, kind in enumerate(kinds):
+        print("\n" if i else "", end="")
+        render.show_pairs(explained.unit(kind, name, registry))
+
+
+def _kinds(name: str, registry: "Registry") -> list[str]:
+    from robustdistill.registry import KINDS, match_template
+
+    kinds = [k for k in KINDS if any(n == name or match_template(n, name) is not None for n in registry.names(k))]
+    if not kinds:
+        known = {n for k in KINDS for n in registry.names(k)}
+        raise UserError(f"nothing is named {name!r}{nearest(name, known)}")
+    return kinds

@@ -1,0 +1,59 @@
+"""What a failure looks like to a user: one sentence and an exit code."""
+
+import errno
+import os
+import sys
+import warnings
+
+from robustdistill.errors import RobustDistillError
+
+INPUT, MEMORY, DISK, INTERRUPTED = 2, 5, 6, 130
+FULL = {errno.ENOSPC, errno.EDQUOT}
+MEMORY_ADVICE = "use a smaller --batch-size, a smaller student, or another --device"
+
+
+def install() -> None:
+    """Python's warnings become lines on stderr, and output that the terminal cannot spell does not raise."""
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if callable(reconfigure := getattr(stream, "reconfigure", None)):
+            reconfigure(errors="replace")
+
+
+def _show_warning(message: object, *_: object, **__: object) -> None:
+    print(f"warning: {one_line(str(message))}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks."""
+    return " ".join(text.split())
+
+
+def sentence(error: BaseException) -> tuple[str, int] | None:
+    """The sentence and exit code of a failure that a user can act on; None for a bug."""
+    if isinstance(error, RobustDistillError):
+        return one_line(str(error)), error.exit_code
+    if callable(words := getattr(error, "format_message", None)):  # typer's own: a misspelt option or command
+        return one_line(words()), int(getattr(error, "exit_code", INPUT))
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "interrupted", INTERRUPTED
+    if _out_of_memory(error):
+        return f"out of memory: {MEMORY_ADVICE}", MEMORY
+    if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+        return f"the disk is full{_file(error)}; make room, then go on with `train --resume RUN`", DISK
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read it has gone, as `| head` does
+        return "", 1
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}{_file(error)}", INPUT
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+
+
+def _file(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return f": {name}" if name else ""

@@ -1,0 +1,145 @@
+"""A run's events as a picture of where it stands, and that picture as plain lines or JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from robustdistill.events import Evaluated, Event, Finished, Started, Stepped, Warned
+from robustdistill.report.numbers import duration, percent
+from robustdistill.store.plain import plain
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of a run after some of its events."""
+
+    phase: str = "preparing"
+    started: Started | None = None
+    stepped: Stepped | None = None
+    last: Evaluated | None = None
+    best: Evaluated | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def epochs(self) -> int:
+        return self.started.epochs if self.started else 0
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since epoch 0."""
+        if self.started is None:
+            return 0
+        if self.stepped is None:
+            return self.started.start_epoch * self.started.steps_per_epoch
+        return self.stepped.epoch * self.stepped.steps + self.stepped.step
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.started.epochs * self.started.steps_per_epoch if self.started else 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The epoch, from 1, that is trained or judged now, and how many of its steps are done."""
+        size = self.started.steps_per_epoch if self.started else 1
+        done = self.steps_done if self.phase == "training" else max(0, self.steps_done - 1)
+        epoch = min(done // size, max(0, self.epochs - 1))
+        return epoch + 1, self.steps_done - epoch * size
+
+
+def advance(view: View, event: Event) -> View:
+    """The picture after one more event."""
+    if isinstance(event, Started):
+        finished = event.start_epoch >= event.epochs
+        return replace(view, phase="testing" if finished else "training", started=event, began=time.monotonic())
+    if isinstance(event, Stepped):
+        return replace(view, phase="judging" if event.step == event.steps else "training", stepped=event)
+    if isinstance(event, Evaluated):
+        phase = "training" if event.epoch + 1 < view.epochs else "testing"
+        return replace(view, phase=phase, last=event, best=event if event.best else view.best)
+    return replace(view, phase="done") if isinstance(event, Finished) else view
+
+
+def pictures(events: Iterable[Event]) -> Iterator[tuple[Event, View]]:
+    """Each event with the picture after it."""
+    view = View()
+    for event in events:
+        view = advance(view, event)
+        yield event, view
+
+
+def heading(started: Started) -> str:
+    """One line on what runs."""
+    again = f", from epoch {started.start_epoch + 1}" if started.start_epoch else ""
+    size = f"{started.epochs} epochs of {started.steps_per_epoch} steps{again}"
+    return f"{started.method}: {size}; student of {started.parameters:,} parameters on {started.device}"
+
+
+def ratios(event: Evaluated) -> str:
+    """How hard each term of the outer loss pulls, relative to the first: "trd/kl 0.012"."""
+    first, *others = event.gradients or {"": 0.0}
+    return "  ".join(f"{name}/{first} {event.gradients[name]:.2g}" for name in others)
+
+
+def eta(view: View) -> float | None:
+    """Seconds to the end, at the pace since the run started."""
+    done = view.steps_done - (view.started.start_epoch * view.started.steps_per_epoch if view.started else 0)
+    return (time.monotonic() - view.began) / done * (view.steps - view.steps_done) if done else None
+
+
+def epoch_line(event: Evaluated, view: View) -> str:
+    """One epoch in one line."""
+    pace, left = view.stepped.images_per_second if view.stepped else 0.0, eta(view)
+    parts = [
+        f"epoch {event.epoch + 1}/{view.epochs}",
+        f"loss {event.loss:.4g}",
+        f"lr {event.lr:.3g}",
+        f"{event.split} clean {percent(event.clean)}",
+        f"{event.attack} {percent(event.robust)}{' (best)' if event.best else ''}",
+        ratios(event),
+        f"{pace:,.0f} images/s",
+        duration(event.seconds),
+        f"ETA {duration(left)}" if left else "",
+    ]
+    return "  ".join(p for p in parts if p)
+
+
+def lines(events: Iterable[Event]) -> Finished:
+    """Drives a run and writes one line per epoch to stderr."""
+    finished = None
+    for event, view in pictures(events):
+        if text := line(event, view):
+            print(text, file=sys.stderr, flush=True)
+        finished = event if isinstance(event, Finished) else finished
+    assert finished is not None, "a run ends with Finished"
+    return finished
+
+
+def line(event: Event, view: View) -> str:
+    """What a plain log says of an event; nothing for most."""
+    match event:
+        case Started():
+            return heading(event)
+        case Evaluated():
+            return epoch_line(event, view)
+        case Warned():
+            return f"warning: {event.message}"
+    return ""
+
+
+def json_lines(events: Iterable[Event]) -> Finished:
+    """Drives a run and writes each event to stdout as one line of JSON."""
+    finished = None
+    for event in events:
+        emit({"event": type(event).__name__.lower(), **plain(event)})
+        finished = event if isinstance(event, Finished) else finished
+    assert finished is not None, "a run ends with Finished"
+    return finished
+
+
+def emit(record: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    print(json.dumps(record, allow_nan=False), flush=True)
