@@ -39,8 +39,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "errors hookspecs types logits losses modes data evaluation spec.absolute_step",
         "torch pydantic pyautoattack",
     ),
-    "assemble": ("data engine errors logits registry spec store types", "torch"),
-    "prepare": ("assemble data engine errors evaluation logits registry resolve spec types", "torch"),
+    "assemble": ("data engine errors logits modes registry spec store types", "torch"),
+    "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
     "run": ("assemble engine errors events prepare registry resolve spec store", "torch"),
     "judging": ("assemble engine errors evaluation registry run spec store types", "torch"),
     "cli": (

@@ -148,7 +148,7 @@ def test_a_role_names_the_teacher(here: Path) -> None:
 def test_json_is_one_event_a_line_with_the_result_last(here: Path) -> None:
     done = rd("train", "--method", "nature", "--out", "j", "--json", *TRIAL)
     kinds = [r["event"] for r in done.records]
-    assert kinds == ["started", "stepped", "stepped", "evaluated", "saved", "finished"]
+    assert kinds == ["started", "stepped", "stepped", "trained", "evaluated", "saved", "finished"]
     assert done.records[-1]["result"] == json.loads((here / "j/result.json").read_text())
     assert done.err == ""
 

@@ -17,7 +17,7 @@ import torch
 from robustdistill import judging
 from robustdistill.cli import failures, flags, folders, outcomes, progress, render
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
-from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Warned
+from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.report.tables import Table
 from robustdistill.run import as_spec
 from robustdistill.store import rundir
@@ -119,6 +119,7 @@ EVENTS: list[Event] = [
     evaluated(0, 0.5, True),
     Saved(1, "runs/a/checkpoints/epoch-0001"),
     Stepped(1, 4, 4, 1.5, 0.1, 1000.0),
+    Trained(1, 1.5, 0.1, 2.0, True, {}, {"kl": 1.0, "trd": 0.0123}),
     evaluated(1, 0.4, False),
     Stepped(2, 4, 4, 1.5, 0.1, 1000.0),
     evaluated(2, 0.45, False),
@@ -135,6 +136,7 @@ def test_the_picture_after_each_event() -> None:
         ("judging", (1, 4), 4),
         ("training", (2, 0), 4),
         ("training", (2, 0), 4),
+        ("judging", (2, 4), 8),
         ("judging", (2, 4), 8),
         ("training", (3, 0), 8),
         ("judging", (3, 4), 12),

@@ -154,7 +154,7 @@ def test_evaluate_takes_images_or_a_data_set_and_names_what_it_does_not_know() -
     verdicts = list(rd.evaluate(Tiny(), x, y, attacks=["fgsm"], eps="8/255"))
     assert [v.attack for v in verdicts] == ["clean", "fgsm", "worst"]
     assert verdicts[1].eps == pytest.approx(8 / 255)
-    assert len(next(iter(rd.evaluate(Tiny(), attacks=[], n=10))).correct) == 10
+    assert len(next(iter(rd.evaluate(Tiny(), attacks=[], data="digits", n=10))).correct) == 10
     for arguments, sentence in (
         ({"attacks": ["fgms"]}, "did you mean 'fgsm'"),
         ({"eps": 8}, "did you mean 8/255"),
@@ -163,7 +163,50 @@ def test_evaluate_takes_images_or_a_data_set_and_names_what_it_does_not_know() -
         ({"images": x}, "come together"),
     ):
         with pytest.raises(UserError, match=sentence):
+            list(rd.evaluate(Tiny(), **({"data": "digits"} | arguments)))  # type: ignore[arg-type]
+    for arguments in ({}, {"images": x, "labels": y}):
+        with pytest.raises(UserError, match="does not say what it is for"):
             list(rd.evaluate(Tiny(), **arguments))  # type: ignore[arg-type]
+
+
+def test_two_names_of_one_attack_leave_the_same_images() -> None:
+    one, two = (list(rd.evaluate(Tiny(), data="digits", attacks=[a], n=50))[1] for a in ("pgd", "pgd-sat"))
+    assert torch.equal(one.correct, two.correct)
+
+
+def test_half_precision_models_are_attacked_in_full_precision() -> None:
+    verdicts = list(rd.evaluate(Tiny().bfloat16(), data="digits", attacks=["pgd"], n=20))
+    assert verdicts[1].accuracy <= verdicts[0].accuracy
+
+
+class NanWhereAttacked(Tiny):
+    """Finite on the images as they are, not on others."""
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        self.known = known
+
+    def forward(self, x: Tensor) -> Tensor:
+        same = torch.equal(x.detach(), self.known)
+        return super().forward(x) * (1.0 if same else float("nan"))
+
+
+def test_logits_that_are_not_finite_count_as_wrong() -> None:
+    x, y = images(10)[0], torch.zeros(10, dtype=torch.long)
+    verdict = judge(NanWhereAttacked(x), x, y, "fgsm", FGSM, eps=0.1, generator=make)
+    assert verdict.accuracy <= 1
+    darker = Attack(lambda z, o, /, *, eps, generator: z.x * 0.99)
+    moved = judge(NanWhereAttacked(x), x, y, "darker", darker, eps=0.1, generator=make)
+    assert moved.accuracy == 0
+    assert any("not finite" in a for a in moved.alarms)
+
+
+def test_modes_of_parts_are_restored_one_by_one() -> None:
+    network = Tiny().train()
+    network.bn.eval()
+    judged(network)
+    assert network.training
+    assert not network.bn.training
 
 
 def test_autoattack_joins_by_its_name() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustdistill.data.loader import Batch, Loader, chunks, crop_flip, draw, scaled
+from robustdistill.data.loader import Batch, Loader, crop_flip, draw, scaled
 from robustdistill.types import Augment, Split
 
 N = 50
@@ -147,7 +147,7 @@ def test_no_augmentation_is_the_identity(split: Split) -> None:
 # ---- numbers and devices ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_types_and_range(split: Split, dtype: torch.dtype) -> None:
-    for batch in [*loader(split, dtype=dtype).epoch(0), *chunks(split, 16, "cpu", dtype)]:
+    for batch in loader(split, dtype=dtype).epoch(0):
         assert (batch.x.dtype, batch.y.dtype, batch.ids.dtype) == (dtype, torch.int64, torch.int64)
         assert batch.x.min() >= 0
         assert batch.x.max() <= 1
@@ -156,13 +156,6 @@ def test_types_and_range(split: Split, dtype: torch.dtype) -> None:
 def test_scaled_is_exact() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert scaled(levels, torch.float64).tolist() == [v / 255 for v in range(256)]
-
-
-def test_chunks_are_the_images_in_order(split: Split) -> None:
-    batches = list(chunks(split, 16, "cpu"))
-    assert torch.equal(torch.cat([b.x for b in batches]), split.images / 255)
-    assert torch.equal(torch.cat([b.y for b in batches]), split.labels)
-    assert torch.cat([b.ids for b in batches]).tolist() == list(range(N))
 
 
 def test_no_step_waits_for_the_host(split: Split) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import robustdistill as rd
 from robustdistill.engine.state import averaged
-from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
-from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Warned
+from robustdistill.errors import DamagedFile, Diverged, UserError
+from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.store import checkpoint
 
 SPEC: dict[str, Any] = {
@@ -56,7 +56,7 @@ def test_events_come_in_order_and_tell_the_story() -> None:
     kinds = [type(e) for e in events]
     assert kinds[0] is Started
     assert kinds[-1] is Finished
-    assert kinds.count(Evaluated) == 3
+    assert kinds.count(Evaluated) == kinds.count(Trained) == 3
     assert Saved not in kinds
     assert kinds.index(Stepped) < kinds.index(Evaluated)
     judged = [e for e in events if isinstance(e, Evaluated)]
@@ -153,7 +153,9 @@ def test_load_gives_the_student_that_was_judged(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
     for which, key in (("best", "best"), ("latest", "last")):
         network = rd.load(finished, which)
-        verdicts = {v.attack: v.accuracy for v in rd.evaluate(network, attacks=["pgd-trades"], eps=0.2, seed=0, n=48)}
+        verdicts = {
+            v.attack: v.accuracy for v in rd.evaluate(network, attacks=["pgd-trades"], data="digits", seed=0, n=48)
+        }
         assert verdicts["clean"] == pytest.approx(result[key]["test"]["clean"])
         assert verdicts["pgd-trades"] == pytest.approx(result[key]["test"]["pgd-trades"])
         assert not network.training
@@ -171,7 +173,7 @@ def test_a_given_student_is_trained_in_place_and_averages_leave_it_alone() -> No
 
 def test_a_teacher_that_nobody_reads_is_announced() -> None:
     warned = [e.message for e in run(method="sat") if isinstance(e, Warned)]
-    assert warned == ["sat reads no teacher 'robust': the one given is not used"]
+    assert "sat reads no teacher 'robust': the one given is not used" in warned
 
 
 def test_an_attack_that_cannot_reach_its_ball_is_announced() -> None:
@@ -256,7 +258,7 @@ class WantsMore(nn.Module):
 
 
 def test_a_student_that_does_not_take_the_images_is_named() -> None:
-    with pytest.raises(PluginError, match="WantsMore"):
+    with pytest.raises(UserError, match=r"WantsMore does not take images"):
         list(rd.train(SPEC, student=WantsMore(), teacher=teacher()))
 
 
@@ -301,6 +303,100 @@ def test_a_damaged_best_checkpoint_does_not_stop_a_resume(tmp_path: Path) -> Non
     events = list(rd.resume(out, teacher=teacher()))
     assert any("epoch-0002" in e.message for e in events if isinstance(e, Warned))
     assert isinstance(events[-1], Finished)
+
+
+def test_every_epoch_tells_how_hard_the_terms_pull_judged_or_not() -> None:
+    events = run(select={"n": 20, "every": 2})
+    trained = [e for e in events if isinstance(e, Trained)]
+    assert [e.judged for e in trained] == [False, True, True]
+    assert all(set(e.gradients) == {"kl", "trd"} for e in trained)
+    assert [e.epoch for e in events if isinstance(e, Evaluated)] == [1, 2]
+
+
+class WithDropout(Tiny):
+    """A student that draws from torch's global generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_a_dropout_students_run_depends_on_the_seed_alone() -> None:
+    losses = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        events = list(rd.train(SPEC | {"epochs": 1}, student=WithDropout(), teacher=teacher()))
+        losses.append([e.loss for e in events if isinstance(e, Stepped)])
+        assert torch.equal(before, torch.get_rng_state())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "modules", "sentence"),
+    [
+        ({"teachers": {"robsut": "digits-clean"}}, {}, "reads no teacher 'robsut'"),
+        ({"method": "sat", "teacher": "digits-robst"}, {}, "did you mean 'digits-robust'"),
+        ({"data": {"name": "digits", "dir": "/somewhere"}}, {}, "takes no --data-dir"),
+        ({}, {"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 100))}, "10 classes"),
+        ({"method": "sat"}, {"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 100))}, "10 classes"),
+    ],
+)
+def test_more_refusals(tmp_path: Path, layer: dict[str, Any], modules: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        list(rd.train(SPEC | layer, out=tmp_path / "run", **modules))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_cannot_be_its_own_teacher() -> None:
+    student = Tiny()
+    with pytest.raises(UserError, match="its own teacher"):
+        list(rd.train(SPEC, student=student, teacher=student))
+
+
+def test_a_resume_refuses_another_teacher_and_announces_another_place(tmp_path: Path) -> None:
+    from robustdistill.builtin.models import digits_net
+    from robustdistill.store.weights import save_weights
+
+    path, out = tmp_path / "t.safetensors", tmp_path / "run"
+    save_weights(path, digits_net.build(width=4, num_classes=10, in_channels=1).state_dict())
+    training = rd.train(SPEC | {"teacher": str(path)}, out=out)
+    until(training, Saved)
+    training.close()
+    kept = path.read_bytes()
+    save_weights(path, digits_net.build(width=4, num_classes=10, in_channels=1).state_dict())
+    with pytest.raises(UserError, match="not the file that this run began with"):
+        list(rd.resume(out))
+    path.write_bytes(kept)
+    environment = json.loads((out / "environment.json").read_text())
+    (out / "environment.json").write_text(json.dumps(environment | {"threads": 64}))
+    events = list(rd.resume(out))
+    assert any("not bit for bit: threads 64 -> 1" in e.message for e in events if isinstance(e, Warned))
+
+
+def test_what_eval_said_goes_when_the_best_epoch_changes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training = rd.train(SPEC, teacher=teacher(), out=out)
+    until(training, Saved)
+    (out / "evaluation.json").write_text("{}")
+    better = [e for e in training if isinstance(e, Evaluated) and e.best]
+    assert (out / "evaluation.json").exists() is not bool(better)
+
+
+def test_a_trial_is_one_epoch_unless_epochs_says_otherwise() -> None:
+    spec = {k: v for k, v in SPEC.items() if k != "epochs"}
+    assert [type(e) for e in rd.train(spec, teacher=teacher())].count(Trained) == 1
+
+
+def test_late_milestones_and_huge_steps_are_announced() -> None:
+    from robustdistill.registry import default_registry
+    from robustdistill.resolve import advice, resolve
+
+    def told(layer: dict[str, Any]) -> str:
+        return " ".join(advice(resolve([layer], default_registry())))
+
+    assert "never drops at epoch 260, 285" in told({"method": "rslad", "epochs": 220})
+    assert "crosses the whole ball" in told({"method": "sat", "attack": {"step": 2.0}})
+    assert told({"method": "rslad"}) == told({"method": "mmard", "epochs": 5}) == ""
 
 
 def test_events_are_plain_data() -> None:

@@ -219,6 +219,20 @@ def test_modifiers_compose_in_order() -> None:
     assert float(step(both, student, batch(student), optimizer, seeded())) == pytest.approx(4 * float(plain))
 
 
+def test_awp_leaves_frozen_and_unused_weights_alone() -> None:
+    student = Tiny()
+    student.conv.weight.requires_grad_(False)
+    student.unused = nn.Linear(3, 3)
+    played = game({"method": "sat", "with": ["awp"]})
+    optimizer = sgd(student.parameters(), lr=0.1, momentum=0, weight_decay=0, nesterov=False)
+    before = copy.deepcopy(student.state_dict())
+    step(played, student, batch(student), optimizer, seeded())
+    assert torch.equal(before["conv.weight"], student.conv.weight)
+    assert torch.equal(before["unused.weight"], student.unused.weight)
+    assert not torch.equal(before["fc.weight"], student.fc.weight)
+    assert dry_step(played, student, shape=SHAPE, classes=10).outer == {"student": 2}
+
+
 def test_two_modifiers_cannot_both_replace_the_update() -> None:
     sat = game({"method": "sat"})
     with pytest.raises(UserError, match="both replace the outer update"):

@@ -1,5 +1,6 @@
 """A spec's names turned into objects: student, teachers, method, data."""
 
+import copy
 import functools
 import importlib
 import inspect
@@ -15,7 +16,8 @@ from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
 from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError, nearest
-from robustdistill.logits import Logits
+from robustdistill.logits import DEFAULT_ROLE, Logits
+from robustdistill.modes import attacked, seeded
 from robustdistill.registry import Registry, match_template
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
@@ -47,8 +49,7 @@ def _bound(spec: RunSpec, registry: Registry) -> BoundAttack:
 def build_student(spec: RunSpec, dataset: Dataset, registry: Registry) -> nn.Module:
     """The student with initial weights that the seed alone decides; the global random state is left alone."""
     build = _factory(spec.student, registry)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(spec.seed, "student"))
+    with seeded(key(spec.seed, "student"), torch.device("cpu")):
         network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
     return network
 
@@ -67,7 +68,12 @@ def _imported(name: str, params: Mapping[str, Any], **sizes: int) -> nn.Module:
     except (ImportError, AttributeError) as error:
         raise UserError(f"student {name!r} cannot be imported: {error}") from error
     takes = inspect.signature(factory).parameters
-    network = factory(**{k: v for k, v in sizes.items() if k in takes}, **params)
+    try:
+        network = factory(**{k: v for k, v in sizes.items() if k in takes}, **params)
+    except Exception as error:
+        raise UserError(
+            f"{name!r} cannot be built from its name: {error}. A run that was given a module needs it again: student="
+        ) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"student {name!r} made a {type(network).__name__}, not a torch.nn.Module")
     return network
@@ -81,14 +87,62 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
         params = {**_seen(arch, weights, registry), **params}
     else:
         arch, params = recognise(weights, registry.units("model"))
-    full = registry.params("model", arch, params, f"teacher {node.name}")
-    network = registry.build("model", arch, full)(num_classes=len(dataset.classes), in_channels=dataset.channels)
+    if ":" not in arch:
+        params = registry.params("model", arch, params, f"teacher {node.name}")
+    build = _factory(Node(name=arch, **params), registry)
+    network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
     load_into(network, weights, f"teacher {node.name}")
     return freeze(network)
 
 
+def teacher_file(node: Node, registry: Registry, data_name: str) -> Path:
+    """The file that a teacher's weights are read from."""
+    return locate_teacher(node, registry, data_name)[2]
+
+
+def unread(
+    spec: RunSpec, reads: Reads, dataset: Dataset, registry: Registry, given: Mapping[str, nn.Module]
+) -> list[str]:
+    """Sentences on teachers that were named and that no step reads. UserError for a role or a teacher unknown."""
+    notes = []
+    for role, node in spec.teachers.items():
+        default = node.name == dataset.teacher and role not in given
+        if role in reads.roles or default:
+            continue
+        if role not in given:
+            teacher_file(node, registry, spec.data.name)
+        if role != DEFAULT_ROLE:
+            raise UserError(f"{spec.method} reads no teacher {role!r}; it reads: {', '.join(reads.roles) or 'none'}")
+        notes.append(f"{spec.method} reads no teacher {role!r}: the one given is not used")
+    return notes
+
+
+def check_network(network: nn.Module, dataset: Dataset, what: str) -> None:
+    """UserError unless `network` maps the data's images to one logit per class."""
+    home = next(network.parameters(), torch.empty(0))
+    x = torch.zeros(2, dataset.channels, dataset.size, dataset.size, device=home.device, dtype=home.dtype)
+    try:
+        with torch.no_grad(), attacked(network):
+            shape = list(network(x).shape)
+    except Exception as error:
+        raise UserError(f"{what} does not take images {list(x.shape)}: {error}") from error
+    if shape != [2, len(dataset.classes)]:
+        raise UserError(
+            f"{what} gives logits of shape {shape} for 2 images; the data has {len(dataset.classes)} classes"
+        )
+
+
+def load_data(dataset: Dataset, name: str, directory: str | Path | None) -> Splits:
+    """The splits of a data set. UserError for a folder given to one that comes with the package."""
+    if directory is not None and not dataset.needs_dir:
+        raise UserError(f"{name} comes with the package and takes no --data-dir; name the data set too: --data NAME")
+    return dataset.load(Path(directory) if directory is not None else None)
+
+
 def _seen(arch: str, weights: Weights, registry: Registry) -> dict[str, Any]:
     """The parameters, beyond those in the name, that the weights of a named architecture show."""
+    if ":" in arch:
+        return {}
     entry = registry.entry("model", arch)
     seen = entry.unit.recognise(weights) if entry.unit.recognise else None
     return {k: v for k, v in (seen or {}).items() if k not in entry.params}
@@ -133,15 +187,17 @@ def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Regi
     PluginError if the step fails there: nothing of a run has started yet.
     """
     shape = (2, dataset.channels, dataset.size, dataset.size)
+    trial = copy.deepcopy(student).to("meta")
+    check_network(trial, dataset, f"student {spec.student.name}")
     try:
-        return dry_step(build_game(spec, registry), student, shape=shape, classes=len(dataset.classes))
+        return dry_step(build_game(spec, registry), trial, shape=shape, classes=len(dataset.classes))
     except RobustDistillError:
         raise
     except Exception as error:  # of a plugin's objective, or of a student that does not take these images
         pair = f"inner {spec.inner.name!r}, outer {spec.outer.name!r}, student {spec.student.name!r}"
         raise PluginError(
             f"a trial step on device meta failed ({pair}): {error}. Objectives must not ask the host for values "
-            f"(.item(), if tensor, masks), and the student must take images {list(shape)}"
+            f"(.item(), if tensor, masks)"
         ) from error
 
 

@@ -30,12 +30,25 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """An epoch ended and the student was judged on `split` (accuracies in [0, 1]).
+class Trained:
+    """An epoch of training ended; `judged` tells that an `Evaluated` follows. `loss` is the epoch's mean.
 
     `terms` holds each noted term of the outer loss, measured on the epoch's first batch: its mean value;
     `gradients` the norm of its parameter gradient relative to the first term's.
     """
+
+    epoch: int
+    loss: float
+    lr: float
+    seconds: float
+    judged: bool
+    terms: Mapping[str, float] = field(default_factory=dict)
+    gradients: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The student was judged on `split` after an epoch (accuracies in [0, 1]); the rest is as in `Trained`."""
 
     epoch: int
     split: str
@@ -74,4 +87,4 @@ class Finished:
     path: str = ""
 
 
-Event = Started | Stepped | Evaluated | Saved | Warned | Finished
+Event = Started | Stepped | Trained | Evaluated | Saved | Warned | Finished

@@ -55,20 +55,35 @@ def evaluate(
     """Judges a network under each attack by name, then under all of them together (`worst`).
 
     `model`: a module, a run directory, a checkpoint, a teacher's name, a file of weights, or ARCH@FILE.
-    `images` (uint8, or float in [0, 1]) with `labels`, or else the test images of `data`, `n` at most.
-    `eps` is the L-inf radius in [0, 1] ("8/255" works), by default that of the run or of the data set.
+    `images` (uint8, or float in [0, 1]) with `labels`, or else the test images of `data`, `n` at most. A module
+    needs `data`, or images, labels and `eps`; it comes back as and where it was. `eps` is the L-inf radius in
+    [0, 1] ("8/255" works), by default that of the run or of the data set.
     Raises UserError for what cannot be judged. Iterate to drive it: one `Verdict` an attack.
     """
     registry = registry or default_registry()
+    if isinstance(model, nn.Module) and data is None and (images is None or eps is None):
+        raise UserError("a module does not say what it is for: give data=NAME, or images, labels and eps")
     target = find_target(model, registry, data, data_dir)
     dataset: Dataset = registry.get("dataset", target.data)
     chosen = chosen_attacks(attacks, registry)
-    x, y = _images(images, labels, dataset, target.directory, n)
+    x, y = _images(images, labels, dataset, target, n)
     radius = _radius(eps if eps is not None else target.eps or dataset.eps)
     where = pick_device(device)
-    make = assemble.judging_generator(target.seed if seed is None else seed, where)
-    network = target.network.to(where)
-    yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, batch_size=batch_size)
+    make = _noise(assemble.judging_generator(target.seed if seed is None else seed, where), registry)
+    home = next((p.device for p in target.network.parameters()), where)
+    try:
+        network = target.network.to(where)
+        yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, batch_size=batch_size)
+    finally:
+        target.network.to(home)
+
+
+def _noise(make: suite.MakeGenerator, registry: Registry) -> suite.MakeGenerator:
+    """Two names of one attack draw the same noise: that of the name registered first."""
+    first: dict[int, str] = {}
+    for name, attack in registry.units("attack").items():
+        first.setdefault(id(attack), name)
+    return lambda name, index: make(first[id(registry.get("attack", name))], index)
 
 
 def chosen_attacks(names: Sequence[str], registry: Registry) -> dict[str, Attack]:
@@ -88,7 +103,7 @@ def find_target(
     path = Path(model)
     if (path / rundir.SPEC).exists() or is_checkpoint(path):
         return _run_target(path, registry, data, directory)
-    known = registry.units("teacher").get(str(model))
+    known = registry.units("teacher").get(str(model).partition("@")[0])
     name = data or (known.dataset if known else DEFAULT_DATA)
     dataset = registry.get("dataset", name)
     network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
@@ -112,12 +127,12 @@ def _run_target(path: Path, registry: Registry, data: str | None, directory: str
 
 
 def _images(
-    images: Tensor | None, labels: Tensor | None, dataset: Dataset, directory: str | None, n: int | None
+    images: Tensor | None, labels: Tensor | None, dataset: Dataset, target: Target, n: int | None
 ) -> tuple[Tensor, Tensor]:
     if (images is None) != (labels is None):
         raise UserError("images and labels come together: give both, or neither for the data set's test images")
     if images is None or labels is None:
-        split: Split = dataset.load(Path(directory) if directory else None).test
+        split: Split = assemble.load_data(dataset, target.data, target.directory).test
         images, labels = split.images, split.labels
     return images[:n], labels[:n]
 

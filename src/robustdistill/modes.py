@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -13,7 +14,7 @@ def attacked(student: nn.Module, bn: str = "eval") -> Iterator[None]:
     bn: eval; train, whose running statistics move with every attack step; train_frozen_stats, batch
     statistics whose running ones are put back.
     """
-    training, frozen = student.training, [p for p in student.parameters() if p.requires_grad]
+    modes, frozen = _modes(student), [p for p in student.parameters() if p.requires_grad]
     buffers = [b.clone() for b in student.buffers()] if bn == "train_frozen_stats" else []
     student.train(bn != "eval")
     for p in frozen:  # a graph would otherwise compute every weight's gradient too
@@ -23,7 +24,7 @@ def attacked(student: nn.Module, bn: str = "eval") -> Iterator[None]:
     finally:
         for p in frozen:
             p.requires_grad_(True)
-        student.train(training)
+        _restore(modes)
         for buffer, before in zip(student.buffers(), buffers, strict=False):
             buffer.copy_(before)
 
@@ -31,12 +32,36 @@ def attacked(student: nn.Module, bn: str = "eval") -> Iterator[None]:
 @contextmanager
 def untouched(*modules: nn.Module) -> Iterator[None]:
     """Puts back, in place, every buffer and mode that the block changes."""
-    modes = [m.training for m in modules]
+    modes = _modes(*modules)
     buffers = [(b, b.clone()) for m in modules for b in m.buffers()]
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        _restore(modes)
         for buffer, before in buffers:
             buffer.copy_(before)
+
+
+@contextmanager
+def seeded(number: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators of the CPU and of `device` start at `number`; afterwards they go on as before.
+
+    For what draws from them, such as a student's dropout: its draws then depend on `number` alone.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(number)
+        for gpu in cuda:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+def _modes(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
+    # One flag for each submodule: some may deliberately be in another mode than the whole.
+    return [(part, part.training) for module in modules for part in module.modules()]
+
+
+def _restore(modes: list[tuple[nn.Module, bool]]) -> None:
+    for part, mode in modes:
+        part.training = mode

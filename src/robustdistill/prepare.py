@@ -1,23 +1,25 @@
 """A spec assembled into a run: student, teachers, method, data, judge; checked before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from robustdistill import assemble
-from robustdistill.data.keys import generator
+from robustdistill.data.keys import generator, key
 from robustdistill.data.loader import Loader
 from robustdistill.engine import execution, loop
 from robustdistill.engine.dryrun import Reads
 from robustdistill.engine.state import State, averaged, sgd
+from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
 from robustdistill.logits import DEFAULT_ROLE
+from robustdistill.modes import seeded
 from robustdistill.registry import Registry
 from robustdistill.resolve import advice
 from robustdistill.spec import Node, RunSpec
+from robustdistill.store.atomic import sha256
 from robustdistill.types import Augment, Dataset, Split, Splits
 
 Modules = nn.Module | Mapping[str, nn.Module] | None
@@ -25,7 +27,7 @@ Modules = nn.Module | Mapping[str, nn.Module] | None
 
 @dataclass(frozen=True)
 class Run:
-    """Everything of a run, assembled."""
+    """Everything of a run, assembled; `teachers` holds the sha256 of each teacher's file by role."""
 
     spec: RunSpec
     dataset: Dataset
@@ -36,6 +38,7 @@ class Run:
     device: torch.device
     registry: Registry
     warnings: tuple[str, ...] = ()
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = None, teacher: Modules = None) -> Run:
@@ -46,20 +49,22 @@ def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = No
     spec = _named_after(spec, student, given)
     student = student or assemble.build_student(spec, dataset, registry)
     reads = assemble.plan(spec, student, dataset, registry)
-    notes = [*advice(spec), *(_unread(spec, role) for role in given if role not in reads.roles)]
+    notes = [*advice(spec), *assemble.unread(spec, reads, dataset, registry, given)]
     spec = spec.model_copy(update={"teachers": {role: spec.teachers[role] for role in reads.roles}})
+    files = {r: assemble.teacher_file(t, registry, spec.data.name) for r, t in spec.teachers.items() if r not in given}
     teachers = {role: given.get(role) or _teacher(spec, role, dataset, registry) for role in reads.roles}
-    splits = dataset.load(Path(spec.data.dir) if spec.data.dir else None)
+    for role in given:
+        assemble.check_network(given[role], dataset, f"teacher {role}")
+    if any(network is student for network in teachers.values()):
+        raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
+    splits = assemble.load_data(dataset, spec.data.name, spec.data.dir)
     state, job = _job(spec, student.to(device, dtype), teachers, splits, registry, reads)
-    return Run(spec, dataset, splits, state, job, reads, device, registry, tuple(notes))
+    hashes = {role: sha256(path) for role, path in files.items()}
+    return Run(spec, dataset, splits, state, job, reads, device, registry, tuple(notes), hashes)
 
 
 def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:
     return assemble.build_teacher(spec.teachers[role], dataset, registry, spec.data.name)
-
-
-def _unread(spec: RunSpec, role: str) -> str:
-    return f"{spec.method} reads no teacher {role!r}: the one given is not used"
 
 
 def _named_after(spec: RunSpec, student: nn.Module | None, teachers: Mapping[str, nn.Module]) -> RunSpec:
@@ -96,11 +101,12 @@ def _job(
         batches=_batches(spec, splits, device, dtype),
         judge=judge_of(spec, splits, registry, device),
         generator=lambda what, epoch, step: generator(spec.seed, what, epoch, step, device=device),
+        seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step), device),
         epochs=spec.epochs,
         lr=loop.schedule(schedule.name, spec.optim.lr, spec.epochs, schedule.milestones, schedule.gamma),
         terms=len(reads.terms) > 1,
         average=spec.average.name,
-        average_start=int(spec.average.start * spec.epochs),
+        average_start=round(spec.average.start * spec.epochs),
     )
     return state, job
 

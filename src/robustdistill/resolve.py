@@ -33,7 +33,8 @@ def resolve(layers: Iterable[Layer], registry: Registry) -> RunSpec:
     method = {"method": name} | method_layer(name, registry)
     data = user.get("data", {}).get("name") or _teachers_dataset(user, registry) or DEFAULT_DATA
     dataset = registry.get("dataset", data)
-    base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method])
+    trial = {"epochs": 1} if user.get("limit_batches") is not None else {}
+    base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method, trial])
     spec = from_layer(merge_all([base, user]))
     return _with_params(spec, registry)
 
@@ -172,10 +173,22 @@ def _known(registry: Registry, attack: str) -> str:
 
 def advice(spec: RunSpec) -> list[str]:
     """Sentences on settings that are legal and rarely meant."""
+    sentences = []
     attack = spec.attack.params
-    if spec.inner.name == "none" or not {"step", "steps"} <= attack.keys():
-        return []
-    reach = absolute_step(attack["step"], spec.eps) * attack["steps"]
-    if reach >= spec.eps * (1 - 1e-9):
-        return []
-    return [f"the attack cannot reach its ball: steps x step = {reach:.4g} is less than eps = {spec.eps:.4g}"]
+    if spec.inner.name != "none" and {"step", "steps"} <= attack.keys():
+        step = absolute_step(attack["step"], spec.eps)
+        reach = step * attack["steps"]
+        if reach < spec.eps * (1 - 1e-9):
+            sentences.append(
+                f"the attack cannot reach its ball: steps x step = {reach:.4g} is less than eps = {spec.eps:.4g}"
+            )
+        if step > 2 * spec.eps:
+            sentences.append(f"the attack's step {step:.4g} crosses the whole ball; eps is {spec.eps:.4g}")
+    late = [m for m in spec.schedule.milestones if m >= spec.epochs]
+    if spec.schedule.name == "multistep" and late and spec.limit_batches is None:
+        after = ", ".join(map(str, late))
+        sentences.append(
+            f"the learning rate never drops at epoch {after}: the run ends after {spec.epochs}; "
+            "set schedule.milestones, or --set schedule.name=cosine"
+        )
+    return sentences

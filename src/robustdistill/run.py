@@ -1,7 +1,7 @@
 """A run from spec to result: prepared, trained, judged and kept; the only place where all of it meets."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ def train(
     """Trains a student; iterate to drive it. Yields events, the last one `Finished` with the result.
 
     `student` and `teacher` (a module, or modules by role) replace those that the spec names; a given student
-    is trained in place. `out` is a new run directory; without it nothing is written. Raises UserError before
-    anything is written if the run cannot work.
+    is trained in place, given teachers are frozen, all are moved to the run's device. `out` is a new run
+    directory; without it nothing is written. Raises UserError before anything is written if the run cannot
+    work.
     """
     registry = registry or default_registry()
     run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher)
@@ -64,15 +65,32 @@ def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any
     with store.locked():
         run = prepare(stored_spec(store), registry or default_registry(), **modules)
         found = find_checkpoint(Path(path))
-        yield from map(Warned, found.damaged)
+        yield from map(Warned, (*found.damaged, *_moved(store.read_environment(), environment(run.device))))
         if found.checkpoint is None:
             store.truncate_events(0)
         else:
+            _same_teachers(run, found.checkpoint.meta["teachers"])
             run.state.restore(found.checkpoint.weights, found.checkpoint.state)
             store.truncate_events(found.checkpoint.state["events"])
         best, sentences = _best_so_far(store, run)
         yield from map(Warned, sentences)
         yield from _go(run, store, best)
+
+
+def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
+    for role, sha in hashes.items():
+        if run.teachers.get(role, sha) != sha:
+            name = run.spec.teachers[role].name
+            raise UserError(
+                f"teacher {name!r} is not the file that this run began with: its sha256 differs; restore it"
+            )
+
+
+def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence if the run does not go on where it began: it is then no longer equal to the bit."""
+    keys = ("torch", "device", "device_name", "threads")
+    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in keys if before.get(k) != now[k]]
+    return [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
 
 
 def _go(run: Run, store: rundir.RunDir | None, best: Weights | None = None) -> Iterator[Event]:
@@ -104,10 +122,16 @@ def _events(run: Run) -> Iterator[Event]:
 def _save(run: Run, store: rundir.RunDir, event: Evaluated) -> Saved:
     name = _name(run.state.epoch)
     record = run.state.record() | {"events": store.events_offset()}
-    meta = {"epoch": run.state.epoch, "spec_hash": run.spec.hash(), "judged": run.state.judged_file}
+    meta = {
+        "epoch": run.state.epoch,
+        "spec_hash": run.spec.hash(),
+        "judged": run.state.judged_file,
+        "teachers": dict(run.teachers),
+    }
     path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
     if event.best:
         checkpoint.note(store.checkpoints, "best", name)
+        (store.path / rundir.EVALUATION).unlink(missing_ok=True)  # what `eval` judged is no longer the best
     checkpoint.prune(store.checkpoints)
     return Saved(run.state.epoch, str(path), event.best)
 
@@ -137,7 +161,7 @@ def _copy(network: nn.Module) -> Weights:
 def _result(run: Run, best: Weights) -> dict[str, Any]:
     """What `result.json` holds. Accuracies in [0, 1]; `test` is judged once, after training."""
     spec, state = run.spec, run.state
-    last = state.history[-1]
+    last, best_record = state.history[-1], state.best or state.history[-1]
     return {
         "method": spec.method,
         "inner": spec.inner.name,
@@ -151,7 +175,7 @@ def _result(run: Run, best: Weights) -> dict[str, Any]:
         "spec_hash": spec.hash(),
         "selection": spec.select.split,
         "last": {**last, "test": _test(run, _copy(state.judged))},
-        "best": {**state.best, "test": _test(run, best)},
+        "best": {**best_record, "test": _test(run, best)},
         "history": state.history,
     }
 
@@ -174,7 +198,10 @@ def load(path: str | Path, which: str = "best", *, registry: Registry | None = N
         raise UserError(f"{path} has no checkpoint yet; train at least one epoch")
     spec, registry = stored_spec(run_of(Path(path))), registry or default_registry()
     network = assemble.build_student(spec, registry.get("dataset", spec.data.name), registry)
-    network.load_state_dict(found.checkpoint.weights[found.checkpoint.meta["judged"]])
+    try:
+        network.load_state_dict(found.checkpoint.weights[found.checkpoint.meta["judged"]])
+    except RuntimeError as error:
+        raise UserError(f"the weights of {path} do not fit student {spec.student.name!r}: {error}") from error
     return network.eval()
 
 

@@ -100,7 +100,7 @@ class Average(_Table):
 
     name: Literal["none", "ema", "swa"] = "none"
     decay: Annotated[Number, Field(gt=0, lt=1)] = 0.999
-    start: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    start: Annotated[Number, Field(ge=0, lt=1)] = 0.5
 
 
 class Select(_Table):
@@ -115,7 +115,8 @@ class Select(_Table):
 class RunSpec(_Table):
     """Everything that decides a run. Epochs and milestones count from 0; eps is the L-inf radius in [0, 1].
 
-    `limit_batches` makes a trial of it: no epoch and no evaluation sees more than so many batches.
+    `limit_batches` makes a trial of it: no epoch and no evaluation sees more than so many batches, and there
+    is one epoch unless `epochs` is given too.
     """
 
     method: str

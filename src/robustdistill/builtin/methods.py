@@ -36,7 +36,9 @@ RSLAD = Method(
     cite="Zi et al., ICCV 2021",
     recipe=Recipe(epochs=300, milestones=(215, 260, 285)),
     variants={
-        "official": Variant({}, ("on CIFAR-10 the published code equals the paper variant",)),
+        "official": Variant(
+            {}, ("on CIFAR-10 the published code is the paper variant, but for a start not clipped to [0, 1]",)
+        ),
         "textbook": Variant({"outer": {"kl_scale": "batchmean"}}, ("the KL at its textbook scale, ten times larger",)),
     },
     notes=("the KL is a tenth of the textbook one (kl_scale = rslad), as published for both CIFARs",),

@@ -28,7 +28,7 @@ class AdversarialWeightPerturbation(Modifier):
         self.gamma = gamma
 
     def update(self, student: nn.Module, closure: Closure, optimizer: torch.optim.Optimizer) -> Tensor:
-        weights = [p for name, p in student.named_parameters() if p.dim() > 1 and "weight" in name]
+        weights = [p for name, p in student.named_parameters() if p.requires_grad and p.dim() > 1 and "weight" in name]
         moves = [self.gamma * w.detach().norm() * g / (g.norm() + 1e-20) for w, g in _ascent(student, closure, weights)]
         _add(weights, moves, 1.0)
         optimizer.zero_grad()
@@ -41,10 +41,10 @@ class AdversarialWeightPerturbation(Modifier):
 
 def _ascent(student: nn.Module, closure: Closure, weights: Sequence[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
     buffers = [b.clone() for b in student.buffers()]
-    grads = torch.autograd.grad(closure(), weights)
+    grads = torch.autograd.grad(closure(), weights, allow_unused=True)
     for buffer, before in zip(student.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    return zip(weights, grads, strict=True)
+    return [(w, torch.zeros_like(w) if g is None else g) for w, g in zip(weights, grads, strict=True)]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """`robustdistill compare`."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ def compare(
     else:
         texts = {"markdown": markdown, "csv": comma_separated, "latex": latex}
         print(texts[form](comparison(groups)), end="")
+        for note in notes(outcomes):
+            print(f"note: {note}", file=sys.stderr)
 
 
 def _distinct(paths: Sequence[Path]) -> list[Any]:

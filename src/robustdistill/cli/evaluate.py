@@ -62,8 +62,9 @@ def evaluate(
         "eps": found.eps if eps is None else eps,
         "seed": found.seed if seed is None else seed,
         "device": device,
+        "batch_size": batch_size,
     }
-    verdicts = _judge(found, names, registry, {**options, "batch_size": batch_size}, json_)
+    verdicts = _judge(found, names, registry, options, json_)
     facts = options | {"target": target, "data": found.data, "eps": verdicts[0].eps, "n": len(verdicts[0].correct)}
     facts["whole"] = n is None
     is_run = (Path(target) / rundir.SPEC).exists()  # the verdicts on one checkpoint are not those on its run

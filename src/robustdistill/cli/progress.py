@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from robustdistill.events import Evaluated, Event, Finished, Started, Stepped, Warned
+from robustdistill.events import Evaluated, Event, Finished, Started, Stepped, Trained, Warned
 from robustdistill.report.numbers import duration, percent
 from robustdistill.store.plain import plain
 
@@ -19,6 +19,7 @@ class View:
     phase: str = "preparing"
     started: Started | None = None
     stepped: Stepped | None = None
+    trained: Trained | None = None
     last: Evaluated | None = None
     best: Evaluated | None = None
     began: float = field(default_factory=time.monotonic)
@@ -57,6 +58,8 @@ def advance(view: View, event: Event) -> View:
         return replace(view, phase="testing" if finished else "training", started=event, began=time.monotonic())
     if isinstance(event, Stepped):
         return replace(view, phase="judging" if event.step == event.steps else "training", stepped=event)
+    if isinstance(event, Trained):
+        return replace(view, phase="judging" if event.judged else "training", trained=event)
     if isinstance(event, Evaluated):
         phase = "training" if event.epoch + 1 < view.epochs else "testing"
         return replace(view, phase=phase, last=event, best=event if event.best else view.best)
@@ -78,7 +81,7 @@ def heading(started: Started) -> str:
     return f"{started.method}: {size}; student of {started.parameters:,} parameters on {started.device}"
 
 
-def ratios(event: Evaluated) -> str:
+def ratios(event: Trained | Evaluated) -> str:
     """How hard each term of the outer loss pulls, relative to the first: "trd/kl 0.012"."""
     first, *others = event.gradients or {"": 0.0}
     return "  ".join(f"{name}/{first} {event.gradients[name]:.2g}" for name in others)
@@ -90,21 +93,25 @@ def eta(view: View) -> float | None:
     return (time.monotonic() - view.began) / done * (view.steps - view.steps_done) if done else None
 
 
-def epoch_line(event: Evaluated, view: View) -> str:
-    """One epoch in one line."""
+def epoch_line(event: Trained | Evaluated, view: View) -> str:
+    """One epoch in one line, with its accuracies if it was judged."""
     pace, left = view.stepped.images_per_second if view.stepped else 0.0, eta(view)
     parts = [
         f"epoch {event.epoch + 1}/{view.epochs}",
         f"loss {event.loss:.4g}",
         f"lr {event.lr:.3g}",
-        f"{event.split} clean {percent(event.clean)}",
-        f"{event.attack} {percent(event.robust)}{' (best)' if event.best else ''}",
+        *(_accuracies(event) if isinstance(event, Evaluated) else ()),
         ratios(event),
         f"{pace:,.0f} images/s",
         duration(event.seconds),
         f"ETA {duration(left)}" if left else "",
     ]
     return "  ".join(p for p in parts if p)
+
+
+def _accuracies(event: Evaluated) -> tuple[str, str]:
+    best = " (best)" if event.best else ""
+    return f"{event.split} clean {percent(event.clean)}", f"{event.attack} {percent(event.robust)}{best}"
 
 
 def lines(events: Iterable[Event]) -> Finished:
@@ -123,7 +130,7 @@ def line(event: Event, view: View) -> str:
     match event:
         case Started():
             return heading(event)
-        case Evaluated():
+        case Evaluated() | Trained(judged=False):
             return epoch_line(event, view)
         case Warned():
             return f"warning: {event.message}"

@@ -123,7 +123,7 @@ def _numbers(view: View) -> str:
     if view.stepped is None:
         return ""
     s = view.stepped
-    ratio = ratios(view.last) if view.last else ""
+    ratio = ratios(view.trained) if view.trained else ""
     parts = (
         f"step {view.place[1]}/{s.steps}",
         f"loss {s.loss:.4g}",

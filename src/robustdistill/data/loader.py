@@ -102,10 +102,3 @@ class Loader:
         for ids in torch.split(draws.order, self.batch_size)[start : len(self)]:
             images = crop_flip(self._images[ids], draws.dy[ids], draws.dx[ids], draws.flip[ids], self.augment.pad)
             yield Batch(scaled(images, self.dtype), self._labels[ids], ids)
-
-
-def chunks(split: Split, batch_size: int, device: Device, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
-    """The images of `split` as they are and in order, `batch_size` at a time: for evaluation."""
-    for ids in torch.split(torch.arange(len(split)), batch_size):
-        images, labels = split.images[ids].to(device), split.labels[ids].to(device)
-        yield Batch(scaled(images, dtype), labels, ids.to(device))

@@ -42,7 +42,7 @@ STUDENT = "student"
 
 
 def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classes: int) -> Reads:
-    """Runs attack, outer objective and backward of `game` on a meta copy of the student.
+    """Runs one step of `game`, its update with plain SGD, on a meta copy of the student.
 
     `game` must be a fresh one, not that of a run: its units are moved to meta. Any teacher asked for is
     there. PluginError for a loss that is not one per example; else raises whatever the method raises.
@@ -58,10 +58,18 @@ def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classe
     x_adv = adversary(game, student, z, None)
     inner = dict(counts)
     counts.clear()
+    terms: dict[str, Tensor] = {}
+
+    def closure() -> Tensor:
+        learning = z.update(x_adv)
+        loss = game.outer(learning).mean()
+        terms.update(learning.terms)
+        return loss
+
     student.train()
-    learning = z.update(x_adv)
-    torch.autograd.backward(game.outer(learning).mean())
-    return Reads(inner, dict(counts), tuple(learning.terms))
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    game.update(student, closure, torch.optim.SGD(parameters, lr=0.1))
+    return Reads(inner, dict(counts), tuple(terms))
 
 
 def _per_example(which: str, objective: Objective) -> Objective:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from robustdistill.engine.state import State, set_lr
 from robustdistill.engine.step import MinMax, step
 from robustdistill.engine.terms import term_sizes
 from robustdistill.errors import Diverged
-from robustdistill.events import Evaluated, Event, Stepped
+from robustdistill.events import Evaluated, Event, Stepped, Trained
 from robustdistill.logits import Clock, Logits, Networks
 
 
@@ -51,13 +52,18 @@ class Judge:
 
 @dataclass(frozen=True)
 class Job:
-    """A run, ready to go. `generator(*key)` gives the randomness of one place in the run, by its numbers."""
+    """A run, ready to go.
+
+    `generator(what, epoch, step)` gives the randomness of one place in the run; `seeded(epoch, step)` is a
+    context in which torch's global generators, which a student's dropout draws from, start there too.
+    """
 
     game: MinMax
     networks: Networks
     batches: Batches
     judge: Judge
     generator: Callable[[str, int, int], torch.Generator]
+    seeded: Callable[[int, int], AbstractContextManager[None]]
     epochs: int
     lr: Callable[[int], float]
     terms: bool = False
@@ -71,7 +77,8 @@ def schedule(name: str, lr: float, epochs: int, milestones: tuple[int, ...], gam
 
 
 def train(job: Job, state: State) -> Iterator[Event]:
-    """Trains from `state.epoch` on. Yields `Stepped` some ten times an epoch, `Evaluated` after each.
+    """Trains from `state.epoch` on. Yields `Stepped` some ten times an epoch, `Trained` after each and
+    `Evaluated` after those that are judged.
 
     When `Evaluated` is yielded the state is that of the finished epoch, ready to be saved. Raises
     `Diverged` when a loss that is looked at is not finite.
@@ -85,8 +92,11 @@ def train(job: Job, state: State) -> Iterator[Event]:
         if job.average == "swa" and state.average is not None and epoch >= job.average_start:
             state.average.update_parameters(state.student)
         state.epoch = epoch + 1
-        if state.epoch % job.judge.every == 0 or state.epoch == job.epochs:
-            yield _evaluate(job, state, epoch, loss, lr, sizes, began)
+        judged = state.epoch % job.judge.every == 0 or state.epoch == job.epochs
+        trained = Trained(epoch, loss, lr, time.perf_counter() - began, judged, *sizes)
+        yield trained
+        if judged:
+            yield _evaluate(job, state, trained, began)
 
 
 def _epoch(job: Job, state: State, epoch: int, lr: float) -> Generator[Event, None, float]:
@@ -94,14 +104,17 @@ def _epoch(job: Job, state: State, epoch: int, lr: float) -> Generator[Event, No
     every = max(1, steps // 10)
     total, images, began = 0.0, 0, time.perf_counter()
     losses: list[Tensor] = []
+    clock: Clock | None = None
     for i, batch in enumerate(job.batches.epoch(epoch)):
-        z = _logits(job, batch, epoch)
-        losses.append(step(job.game, state.student, z, state.optimizer, job.generator("start", epoch, i)))
+        clock = clock or Clock.at(epoch, job.epochs, batch.x.device)
+        z = Logits(batch.x, batch.y, job.networks, clock=clock)
+        with job.seeded(epoch, i):
+            losses.append(step(job.game, state.student, z, state.optimizer, job.generator("start", epoch, i)))
         if job.average == "ema" and state.average is not None:
             state.average.update_parameters(state.student)
         images += len(batch.y)
         if (i + 1) % every == 0 or i + 1 == steps:
-            window = torch.stack(losses).double().cpu()  # the only place of an epoch that waits for the device
+            window = torch.stack(losses).double().cpu()  # losses are fetched here, not in a step
             losses.clear()
             total += float(window.sum())
             _finite(total, epoch, i)
@@ -109,10 +122,6 @@ def _epoch(job: Job, state: State, epoch: int, lr: float) -> Generator[Event, No
             yield Stepped(epoch, i + 1, steps, float(window[-1]), lr, images / (now - began))
             images, began = 0, time.perf_counter()
     return total / steps
-
-
-def _logits(job: Job, batch: Batch, epoch: int) -> Logits:
-    return Logits(batch.x, batch.y, job.networks, clock=Clock.at(epoch, job.epochs, batch.x.device))
 
 
 def _finite(loss: float, epoch: int, i: int) -> None:
@@ -127,25 +136,27 @@ def _term_sizes(job: Job, state: State, epoch: int) -> tuple[dict[str, float], d
     if not job.terms:
         return {}, {}
     first = next(iter(job.batches.epoch(epoch)))
-    return term_sizes(job.game, state.student, _logits(job, first, epoch), job.generator("start", epoch, 0))
+    z = Logits(first.x, first.y, job.networks, clock=Clock.at(epoch, job.epochs, first.x.device))
+    with job.seeded(epoch, 0):
+        return term_sizes(job.game, state.student, z, job.generator("start", epoch, 0))
 
 
-def _evaluate(
-    job: Job,
-    state: State,
-    epoch: int,
-    loss: float,
-    lr: float,
-    sizes: tuple[dict[str, float], dict[str, float]],
-    began: float,
-) -> Evaluated:
+def _evaluate(job: Job, state: State, trained: Trained, began: float) -> Evaluated:
     clean, robust = job.judge.accuracy(state.judged)
     by = "clean" if job.game.attack is None else "robust"  # robust accuracy of a natural training is noise
     best = {"clean": clean, "robust": robust}[by] > state.best.get(by, -1.0)
-    seconds = time.perf_counter() - began
-    terms, gradients = sizes
     event = Evaluated(
-        epoch, job.judge.split, clean, robust, job.judge.attack, loss, lr, seconds, terms, gradients, best
+        epoch=trained.epoch,
+        split=job.judge.split,
+        clean=clean,
+        robust=robust,
+        attack=job.judge.attack,
+        loss=trained.loss,
+        lr=trained.lr,
+        seconds=time.perf_counter() - began,
+        terms=trained.terms,
+        gradients=trained.gradients,
+        best=best,
     )
     plain = {k: v for k, v in asdict(event).items() if k != "seconds"}
     state.history.append(plain)

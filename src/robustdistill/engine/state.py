@@ -61,6 +61,8 @@ class State:
             self.average.n_averaged.fill_(record["averaged"])
         self.units.load_state_dict(record["units"])
         self.optimizer.load_state_dict(record["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].to(group["params"][0].device)
         self.epoch, self.best, self.history = record["epoch"], record["best"], record["history"]
 
 

@@ -28,8 +28,11 @@ def check_labels(y: Tensor, n: int) -> None:
 
 def check_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:
     """The network takes these images and gives finite logits for at least every label's class."""
-    with torch.no_grad():
-        logits = network(x)
+    try:
+        with torch.no_grad():
+            logits = network(x)
+    except RuntimeError as error:
+        raise UserError(f"the model does not take images {list(x.shape[1:])}: {error}") from error
     if logits.dim() != 2 or len(logits) != len(x):
         raise UserError(f"the model must return logits [N, classes]; got {list(logits.shape)} for {len(x)} images")
     if not bool(torch.isfinite(logits).all()):

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ def judge(
     check_images(x)
     check_labels(y, len(x))
     began, parts = time.perf_counter(), []
-    with warnings.catch_warnings(record=True) as caught, attacked(network):
+    with warnings.catch_warnings(record=True) as caught, attacked(network), _exact():
         warnings.simplefilter("always", UserWarning)
         for i in range(0, len(x), batch_size):
             batch = _on_device(x[i : i + batch_size], network), y[i : i + batch_size].to(_home(network).device)
@@ -121,13 +122,16 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 def _batch(
     network: nn.Module, x: Tensor, y: Tensor, name: str, attack: Attack, eps: float, generator: torch.Generator
 ) -> Tensor:
-    check_logits(network, x, y)
-    z = Logits(x, y, Networks(student=network))
+    check_logits(network, x.to(_home(network).dtype), y)
+    z = Logits(x, y, Networks(student=lambda v: network(v.to(_home(network).dtype))))
     x_adv = attack.run(z, attack.objective or _no_objective(name), eps=eps, generator=generator, **attack.params)
     _check_ball(name, x, x_adv, eps)
     with torch.no_grad():
-        labels: Tensor = network(x_adv).argmax(dim=1)
-        return labels == y
+        logits = z.student(x_adv)
+    if not bool((finite := logits.isfinite().all(dim=1)).all()):
+        warnings.warn("logits on some attacked images are not finite; these count as wrong", UserWarning, stacklevel=2)
+    correct: Tensor = (logits.argmax(dim=1) == y) & finite
+    return correct
 
 
 def _no_objective(name: str) -> Objective:
@@ -149,5 +153,13 @@ def _home(network: nn.Module) -> Tensor:
 
 def _on_device(x: Tensor, network: nn.Module) -> Tensor:
     home = _home(network)
-    moved = x.to(home.device)
-    return moved.to(home.dtype) / 255 if x.dtype == torch.uint8 else moved.to(home.dtype)
+    dtype = torch.float64 if home.dtype == torch.float64 else torch.float32  # half precision would leave the ball
+    moved = x.to(home.device, dtype)
+    return moved / 255 if x.dtype == torch.uint8 else moved
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Convolutions in true float32, by deterministic kernels: what is reported must not depend on TF32."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

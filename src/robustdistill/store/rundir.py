@@ -112,8 +112,8 @@ def unused(path: Path) -> Path:
 
 
 def newest(root: Path) -> RunDir:
-    """The run under `root`, or one folder deeper, that was started or finished last; UserError when there is none."""
-    runs = [RunDir(spec.parent) for depth in ("*", "*/*") for spec in root.glob(f"{depth}/{SPEC}")]
+    """The run under `root`, at most three folders deep, started or finished last; UserError when there is none."""
+    runs = [RunDir(spec.parent) for depth in ("*", "*/*", "*/*/*") for spec in root.glob(f"{depth}/{SPEC}")]
     if not runs:
         raise UserError(f"There is no run in {root}. Train one first, or name a run directory.")
     return max(runs, key=lambda run: (_changed(run), run.path))

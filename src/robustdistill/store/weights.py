@@ -26,13 +26,14 @@ def read_weights(path: Path) -> Weights:
     Floating-point values below 32 bits are upcast to float32. Where a checkpoint wraps its state dict
     (`state_dict`, `net`, `model`, ...), that one is taken; prefixes that wrappers put before every name
     (`module.`, `model.`, `_orig_mod.`) are stripped, and buffers of an input normalisation (mu, sigma,
-    mean, std, normalize.*) are dropped.
+    mean, std, normalize.*) that change nothing are dropped.
 
     Raises UserError if the file cannot be opened; DamagedFile if it is empty, a web page, truncated, not
     readable without running code, or holds no tensors or values that are not finite.
     """
     content = _unwrap(load_objects(path))
-    weights = _plain_names(_tensors(content))
+    tensors = _tensors(content)
+    weights = _plain_names(tensors)
     if not weights:
         raise DamagedFile(f"{path} holds no weights (found: {_contents(content)}); a state dict was expected")
     for name, value in weights.items():
@@ -41,7 +42,7 @@ def read_weights(path: Path) -> Weights:
                 f"{path} is damaged or from a run that diverged: {name} holds values that are not finite; "
                 "use another checkpoint"
             )
-    return weights
+    return weights | _normalisation(tensors)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -64,6 +65,11 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     weights = {names.get(k, k): v for k, v in weights.items() if k in names or not k.startswith("sub_block1.")}
     missing = [k for k in names.values() if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
+    if lost := [k for k in unexpected if NORMALISATION.fullmatch(k)]:
+        raise UserError(
+            f"{what} normalises its input ({lost[0]} = {weights[lost[0]].flatten().tolist()[:3]}), which this "
+            "architecture does not; wrap it in a module that does, and name that: pkg.mod:factory@FILE"
+        )
     if missing or unexpected:
         raise UserError(
             f"{what} does not fit the architecture: missing {_some(missing)}; unexpected {_some(unexpected)}. "
@@ -80,6 +86,7 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
 
     A template is filled in: ("wrn-34-10", {"dead_block": False}). Raises UserError if none fits.
     """
+    weights = {k: v for k, v in weights.items() if not NORMALISATION.fullmatch(k)}
     for name, model in models.items():
         params = model.recognise(weights) if model.recognise else None
         if params is not None:
@@ -89,18 +96,6 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
         f"no known architecture has weights named {_some(list(weights))}. "
         f"Name the architecture: ARCH@FILE, with ARCH one of {', '.join(sorted(models))}, or pkg.mod:factory"
     )
-
-
-def class_count(weights: Mapping[str, Tensor]) -> int | None:
-    """The number of classes: the rows of the only matrix among the weights; None if there are several."""
-    matrices = [v for v in weights.values() if v.ndim == 2]
-    return matrices[0].shape[0] if len(matrices) == 1 else None
-
-
-def input_channels(weights: Mapping[str, Tensor]) -> int | None:
-    """The channels of the images: the fewest inputs of a convolution; None without one or if depthwise."""
-    inputs = [v.shape[1] for v in weights.values() if v.ndim == 4]
-    return min(inputs) if inputs and inputs.count(1) <= 1 else None
 
 
 def _unwrap(content: object) -> object:
@@ -126,6 +121,14 @@ def _plain_names(named: Mapping[str, V]) -> dict[str, V]:
         if prefix is None:
             return named
         named = {k.removeprefix(prefix): v for k, v in named.items()}
+
+
+def _normalisation(tensors: Weights) -> Weights:
+    """The buffers of an input normalisation that changes something, by their plain names."""
+    named = {re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", k): v for k, v in tensors.items()}
+    found = {k: v for k, v in named.items() if NORMALISATION.fullmatch(k) and v.is_floating_point()}
+    neutral = {k: float(k.rpartition(".")[2] not in ("mu", "mean")) for k in found}
+    return {k: v for k, v in found.items() if not bool((v == neutral[k]).all())}
 
 
 def _shape_mismatch(
