@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the test suite"
-	@echo "make digits    the comparison of README and docs: 4 methods x 3 seeds (about 15 minutes)"
+	@echo "make digits    the comparison of README and docs: 4 methods x 3 seeds (estimated: half an hour)"
 	@echo "make teachers  train the two embedded digits teachers anew"
 	@echo "make golden    write the golden loss curves anew"
 	@echo "make docs      generate the parts of docs/ that come from the code"

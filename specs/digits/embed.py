@@ -1,6 +1,6 @@
 """Trains the embedded digits teachers by their specs and puts weights and measured accuracy into the package.
 
-make teachers        about 7 minutes on two CPU cores; the weights differ in their last bits between machines
+make teachers        some ten minutes on two busy CPU cores; the weights differ in their last bits between machines
 """
 
 import json
