@@ -402,3 +402,23 @@ def test_late_milestones_and_huge_steps_are_announced() -> None:
 def test_events_are_plain_data() -> None:
     for event in run(epochs=1):
         json.dumps(asdict(event))
+
+
+def test_an_attack_draws_the_same_noise_in_training_and_in_eval_by_any_of_its_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from robustdistill.evaluation import suite
+
+    seeds: list[int] = []
+    batch = suite._batch
+
+    def spy(network: nn.Module, x: Tensor, y: Tensor, name: str, attack: Any, eps: float, g: torch.Generator) -> Tensor:
+        seeds.extend([g.initial_seed()] if name != "clean" else [])
+        return batch(network, x, y, name, attack, eps, g)
+
+    monkeypatch.setattr(suite, "_batch", spy)
+    for name in ("pgd", "pgd-sat"):
+        run(select={"attack": name}, epochs=1)
+        list(rd.evaluate(Tiny(), data="digits", attacks=[name], seed=0, n=20))
+    assert len(seeds) > 4
+    assert len(set(seeds)) == 1

@@ -4,7 +4,7 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from robustdistill.registry import Registry, match_template
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
 from robustdistill.store.weights import load_into, read_weights, recognise
-from robustdistill.types import Dataset, Objective, Split, Splits, Weights
+from robustdistill.types import Dataset, Objective, Split, Splits, Teacher, Weights
 
 NO_ATTACK = "none"
 
@@ -82,6 +82,9 @@ def _imported(name: str, params: Mapping[str, Any], **sizes: int) -> nn.Module:
 def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> nn.Module:
     """The frozen teacher that `NAME`, `FILE` or `ARCH@FILE` means, fitted to the run's data."""
     arch, params, path = locate_teacher(node, registry, data_name)
+    known: Teacher | None = registry.units("teacher").get(node.name)
+    if known and known.sha256 and sha256(path) != known.sha256:
+        raise DamagedFile(f"{path} is not the file of teacher {node.name!r}: its sha256 differs")
     weights = read_weights(path)
     if arch:
         params = {**_seen(arch, weights, registry), **params}
@@ -160,8 +163,6 @@ def locate_teacher(node: Node, registry: Registry, data_name: str) -> tuple[str,
             raise UserError(f"teacher {node.name!r} was trained on {teacher.dataset}; the run's data is {data_name}")
         if teacher.path is None:
             raise UserError(f"teacher {node.name!r} brings no weights with it: give its file, {node.name}@FILE")
-        if teacher.sha256 and sha256(teacher.path) != teacher.sha256:
-            raise DamagedFile(f"{teacher.path} is not the file of teacher {node.name!r}: its sha256 differs")
         return teacher.model, {**teacher.params, **node.params}, teacher.path
     path = Path(node.name)
     if path.exists() or path.suffix in {".safetensors", ".pt", ".pth", ".bin", ".ckpt"} or len(path.parts) > 1:
@@ -209,6 +210,17 @@ def training_split(splits: Splits, select: str) -> Split:
     return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
 
 
-def judging_generator(seed: int, device: torch.device) -> Any:
-    """The randomness of an evaluation: by seed, attack and the index of the batch's first example."""
-    return lambda attack, index: generator(seed, "judge", attack, index, device=device)
+def judging_generator(seed: int, device: torch.device, registry: Registry) -> Callable[[str, int], Generator]:
+    """The randomness of an evaluation: by seed, attack and the index of the batch's first example.
+
+    Two names of one attack draw the same noise: that of the name registered first.
+    """
+    first: dict[int, str] = {}
+    for name, attack in registry.units("attack").items():
+        first.setdefault(id(attack), name)
+
+    def make(attack: str, index: int) -> Generator:
+        name = first[id(registry.get("attack", attack))]
+        return generator(seed, "judge", name, index, device=device)
+
+    return make

@@ -69,21 +69,13 @@ def evaluate(
     x, y = _images(images, labels, dataset, target, n)
     radius = _radius(eps if eps is not None else target.eps or dataset.eps)
     where = pick_device(device)
-    make = _noise(assemble.judging_generator(target.seed if seed is None else seed, where), registry)
+    make = assemble.judging_generator(target.seed if seed is None else seed, where, registry)
     home = next((p.device for p in target.network.parameters()), where)
     try:
         network = target.network.to(where)
         yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, batch_size=batch_size)
     finally:
         target.network.to(home)
-
-
-def _noise(make: suite.MakeGenerator, registry: Registry) -> suite.MakeGenerator:
-    """Two names of one attack draw the same noise: that of the name registered first."""
-    first: dict[int, str] = {}
-    for name, attack in registry.units("attack").items():
-        first.setdefault(id(attack), name)
-    return lambda name, index: make(first[id(registry.get("attack", name))], index)
 
 
 def chosen_attacks(names: Sequence[str], registry: Registry) -> dict[str, Attack]:

@@ -134,7 +134,7 @@ def accuracies(
     network: nn.Module, split: Split, names: tuple[str, ...], spec: RunSpec, registry: Registry, device: torch.device
 ) -> dict[str, float]:
     """Accuracy under each named attack on `split`, at the spec's radius."""
-    make = assemble.judging_generator(spec.seed, device)
+    make = assemble.judging_generator(spec.seed, device, registry)
     attacks = {name: registry.get("attack", name) for name in names}
     verdicts = (
         suite.judge(network, split.images, split.labels, name, attack, eps=spec.eps, generator=make)

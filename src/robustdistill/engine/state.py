@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-Weights = dict[str, Tensor]
+from robustdistill.types import Weights
 
 
 @dataclass

@@ -126,8 +126,7 @@ def _batch(
     z = Logits(x, y, Networks(student=lambda v: network(v.to(_home(network).dtype))))
     x_adv = attack.run(z, attack.objective or _no_objective(name), eps=eps, generator=generator, **attack.params)
     _check_ball(name, x, x_adv, eps)
-    with torch.no_grad():
-        logits = z.student(x_adv)
+    logits = z.student(x_adv.detach())
     if not bool((finite := logits.isfinite().all(dim=1)).all()):
         warnings.warn("logits on some attacked images are not finite; these count as wrong", UserWarning, stacklevel=2)
     correct: Tensor = (logits.argmax(dim=1) == y) & finite
