@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from games import teacher
 
-from robustdistill.engine.step import step
-from robustdistill.logits import Clock, Logits
 from robustdistill.prepare import prepare
 from robustdistill.registry import default_registry
 from robustdistill.resolve import resolve
@@ -34,12 +32,11 @@ def curve(case: str) -> list[float]:
     layer = CASES[case] | {"precision": "fp64", "batch_size": 32, "student": {"name": "digits-net", "width": 4}}
     registry = default_registry()
     run = prepare(resolve([layer], registry), registry, teacher=teacher())
-    state, job, losses = run.state, run.job, []
-    for i, batch in enumerate(job.batches.epoch(0)):
+    state, steps, losses = run.state, run.job.steps, []
+    for i, picks in enumerate(steps.batches.picks(0)):
         if i == STEPS:
             break
-        z = Logits(batch.x, batch.y, job.networks, clock=Clock.at(0, run.spec.epochs))
-        losses.append(float(step(job.game, state.student, z, state.optimizer, job.generator("start", 0, i))))
+        losses.append(float(steps.take(picks, 0, i)))
     return [*losses, float(sum(p.detach().abs().sum() for p in state.student.parameters()))]
 
 

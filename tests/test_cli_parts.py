@@ -103,7 +103,7 @@ def test_seeds_are_averaged_and_a_repeated_one_is_not(tmp_path: Path) -> None:
 
 
 # ---- a run's picture ----------------------------------------------------------------------------------------
-STARTED = Started("mmard", 3, 4, 0, "cpu", 12186)
+STARTED = Started("mmard", 3, 4, 0, "cpu", 12186, execution="eager fp32")
 
 
 def evaluated(epoch: int, robust: float, best: bool) -> Evaluated:
@@ -163,7 +163,7 @@ def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     heading, warning, first, *rest = err.splitlines()
     assert (out, len(rest)) == ("", 2)
-    assert heading == "mmard: 3 epochs of 4 steps; student of 12,186 parameters on cpu"
+    assert heading == "mmard: 3 epochs of 4 steps; student of 12,186 parameters on cpu, eager fp32"
     assert warning == "warning: careful"
     expected = "epoch 1/3  loss 1.5  lr 0.1  holdout clean 90.00  pgd-trades 50.00 (best)  trd/kl 0.012  1,000 images/s"
     assert first.startswith(expected)

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Started:
-    """The run is set up. `start_epoch` > 0 after a resume; `reads` counts forwards of a step (see `Reads`)."""
+    """The run is set up. `start_epoch` > 0 after a resume; `reads` counts forwards of a step (see `Reads`).
+
+    `execution` says how the steps are taken: mode and number format.
+    """
 
     method: str
     epochs: int
@@ -15,6 +18,7 @@ class Started:
     device: str
     parameters: int
     reads: Mapping[str, int] = field(default_factory=dict)
+    execution: str = ""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def prob(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def true_class(logits: Tensor, y: Tensor) -> Tensor:
-    """Boolean mask `[B, C]`, true at each example's label."""
-    return F.one_hot(y, logits.shape[-1]).bool()
+    """Boolean mask `[B, C]`, true at each example's label. (`F.one_hot` would ask a CPU for the largest label.)"""
+    return y[:, None] == torch.arange(logits.shape[-1], device=y.device)
 
 
 def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:

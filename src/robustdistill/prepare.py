@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from robustdistill import assemble
-from robustdistill.data.keys import generator, key
+from robustdistill.data.keys import key
 from robustdistill.data.loader import Loader
-from robustdistill.engine import execution, loop
+from robustdistill.engine import execution, forwards, loop
 from robustdistill.engine.dryrun import Reads
+from robustdistill.engine.execution import Execution
+from robustdistill.engine.forwards import Compiler
+from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
+from robustdistill.engine.steps import Steps
+from robustdistill.engine.work import estimate
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
-from robustdistill.logits import DEFAULT_ROLE
+from robustdistill.logits import DEFAULT_ROLE, Clock, Forward
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry
 from robustdistill.resolve import advice
@@ -27,7 +33,9 @@ Modules = nn.Module | Mapping[str, nn.Module] | None
 
 @dataclass(frozen=True)
 class Run:
-    """Everything of a run, assembled; `teachers` holds the sha256 of each teacher's file by role."""
+    """Everything of a run, assembled. `teachers` holds the frozen teachers as the run uses them, `hashes` the sha256 of
+    each one's file, both by role.
+    """
 
     spec: RunSpec
     dataset: Dataset
@@ -35,15 +43,21 @@ class Run:
     state: State
     job: loop.Job
     reads: Reads
-    device: torch.device
+    execution: Execution
     registry: Registry
+    teachers: Mapping[str, nn.Module]
     warnings: tuple[str, ...] = ()
-    teachers: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.execution.device
 
 
 def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = None, teacher: Modules = None) -> Run:
     """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit."""
-    device, dtype = execution.pick_device(spec.device), execution.DTYPES[spec.precision]
+    device = execution.pick_device(spec.device)
     dataset: Dataset = registry.get("dataset", spec.data.name)
     given = dict(teacher) if isinstance(teacher, Mapping) else {DEFAULT_ROLE: teacher} if teacher is not None else {}
     spec = _named_after(spec, student, given)
@@ -58,9 +72,14 @@ def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = No
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
     splits = assemble.load_data(dataset, spec.data.name, spec.data.dir)
-    state, job = _job(spec, student.to(device, dtype), teachers, splits, registry, reads)
+    batches = _batches(spec, splits, device)
+    image = (dataset.channels, dataset.size, dataset.size)
+    work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
+    how, unable = execution.choose(spec.mode, spec.precision, device, work)
+    frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
+    state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads)
     hashes = {role: sha256(path) for role, path in files.items()}
-    return Run(spec, dataset, splits, state, job, reads, device, registry, tuple(notes), hashes)
+    return Run(spec, dataset, splits, state, job, reads, how, registry, frozen, (*notes, *unable), hashes)
 
 
 def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:
@@ -83,25 +102,36 @@ def _class_name(module: nn.Module) -> str:
 
 def _job(
     spec: RunSpec,
+    how: Execution,
     student: nn.Module,
     teachers: Mapping[str, nn.Module],
     splits: Splits,
+    batches: Loader,
     registry: Registry,
     reads: Reads,
 ) -> tuple[State, loop.Job]:
-    device, dtype = execution.pick_device(spec.device), execution.DTYPES[spec.precision]
     game = assemble.build_game(spec, registry)
-    game.units.to(device, dtype)
+    game.units.to(how.device, how.dtype)
     optimizer = sgd([*student.parameters(), *game.units.parameters()], **spec.optim.model_dump())
     state = State(student, game.units, optimizer, averaged(student, spec.average.name, spec.average.decay))
-    schedule, frozen = spec.schedule, {r: execution.freeze(t.to(device, dtype)) for r, t in teachers.items()}
-    job = loop.Job(
+    schedule, compiler = spec.schedule, Compiler(spec.batch_size, how.compiled)
+    steps = Steps(
         game=game,
-        networks=execution.networks(student, frozen),
-        batches=_batches(spec, splits, device, dtype),
-        judge=judge_of(spec, splits, registry, device),
-        generator=lambda what, epoch, step: generator(spec.seed, what, epoch, step, device=device),
-        seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step), device),
+        student=student,
+        optimizer=optimizer,
+        networks=forwards.networks(student, teachers, how, compiler),
+        batches=batches,
+        compiler=compiler,
+        clock=Clock.at(0, spec.epochs, how.device),
+        start=torch.Generator(how.device),
+        seed=lambda what, epoch, step: key(spec.seed, what, epoch, step),
+        seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step), how.device),
+        recorder=CudaGraphs(how.device) if how.mode == "graph" else None,
+    )
+    job = loop.Job(
+        steps=steps,
+        networks=forwards.networks(student, teachers, how),
+        judge=judge_of(spec, splits, registry, how, compiler),
         epochs=spec.epochs,
         lr=loop.schedule(schedule.name, spec.optim.lr, spec.epochs, schedule.milestones, schedule.gamma),
         terms=len(reads.terms) > 1,
@@ -111,17 +141,28 @@ def _job(
     return state, job
 
 
-def judge_of(spec: RunSpec, splits: Splits, registry: Registry, device: torch.device) -> loop.Judge:
-    """How the run's epochs are judged."""
+def judge_of(spec: RunSpec, splits: Splits, registry: Registry, how: Execution, compiler: Compiler) -> loop.Judge:
+    """How the run's epochs are judged: as fast as the steps are taken, in their number format."""
     split = splits.test if spec.select.split == "test" else splits.holdout
     part = trial(spec, Split(split.images[: spec.select.n], split.labels[: spec.select.n]))
     names = ("clean", spec.select.attack)
+    made: dict[nn.Module, Forward] = {}
 
     def accuracy(network: nn.Module) -> tuple[float, float]:
-        clean, robust = (accuracies(network, part, names, spec, registry, device)[name] for name in names)
-        return clean, robust
+        if how.plain:
+            found = accuracies(network, part, names, spec, registry, how.device)
+        else:
+            fast = made.setdefault(network, _differentiated(forwards.forward_of(compiler(network), how)))
+            size = {"batch_size": spec.batch_size} if how.compiled else {}
+            found = accuracies(network, part, names, spec, registry, how.device, forward=fast, **size)
+        return found[names[0]], found[names[1]]
 
     return loop.Judge(accuracy, spec.select.split, spec.select.attack, spec.select.every)
+
+
+def _differentiated(network: Forward) -> Forward:
+    # Whether its input asks for a gradient decides which compiled graph a network runs: this way one serves all.
+    return lambda v: network(v if v.requires_grad else v.detach().requires_grad_())
 
 
 def trial(spec: RunSpec, split: Split) -> Split:
@@ -131,25 +172,31 @@ def trial(spec: RunSpec, split: Split) -> Split:
 
 
 def accuracies(
-    network: nn.Module, split: Split, names: tuple[str, ...], spec: RunSpec, registry: Registry, device: torch.device
+    network: nn.Module,
+    split: Split,
+    names: tuple[str, ...],
+    spec: RunSpec,
+    registry: Registry,
+    device: torch.device,
+    **how: Any,
 ) -> dict[str, float]:
-    """Accuracy under each named attack on `split`, at the spec's radius."""
+    """Accuracy under each named attack on `split`, at the spec's radius; `how` as in `suite.judge`."""
     make = assemble.judging_generator(spec.seed, device, registry)
     attacks = {name: registry.get("attack", name) for name in names}
     verdicts = (
-        suite.judge(network, split.images, split.labels, name, attack, eps=spec.eps, generator=make)
+        suite.judge(network, split.images, split.labels, name, attack, eps=spec.eps, generator=make, **how)
         for name, attack in attacks.items()
     )
     return {v.attack: v.accuracy for v in verdicts}
 
 
-def _batches(spec: RunSpec, splits: Splits, device: torch.device, dtype: torch.dtype) -> Loader:
+def _batches(spec: RunSpec, splits: Splits, device: torch.device) -> Loader:
     return Loader(
         assemble.training_split(splits, spec.select.split),
         batch_size=spec.batch_size,
         augment=Augment(spec.data.augment.pad, spec.data.augment.flip),
         seed=spec.seed,
         device=device,
-        dtype=dtype,
+        dtype=execution.dtype_of(spec.precision),
         limit_batches=spec.limit_batches,
     )

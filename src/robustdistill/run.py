@@ -49,8 +49,7 @@ def train(
     run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher)
     store = None
     if out is not None:
-        facts = environment(run.device, [p.origin for p in registry.plugins if not p.error])
-        store = rundir.create(Path(out), run.spec.to_toml(), facts)
+        store = rundir.create(Path(out), run.spec.to_toml(), _environment(run))
     with store.locked() if store else nullcontext():
         yield from _go(run, store)
 
@@ -65,7 +64,7 @@ def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any
     with store.locked():
         run = prepare(stored_spec(store), registry or default_registry(), **modules)
         found = find_checkpoint(Path(path))
-        yield from map(Warned, (*found.damaged, *_moved(store.read_environment(), environment(run.device))))
+        yield from map(Warned, (*found.damaged, *_moved(store.read_environment(), _environment(run))))
         if found.checkpoint is None:
             store.truncate_events(0)
         else:
@@ -79,7 +78,7 @@ def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any
 
 def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
     for role, sha in hashes.items():
-        if run.teachers.get(role, sha) != sha:
+        if run.hashes.get(role, sha) != sha:
             name = run.spec.teachers[role].name
             raise UserError(
                 f"teacher {name!r} is not the file that this run began with: its sha256 differs; restore it"
@@ -88,9 +87,18 @@ def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
 
 def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence if the run does not go on where it began: it is then no longer equal to the bit."""
-    keys = ("torch", "device", "device_name", "threads")
-    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in keys if before.get(k) != now[k]]
+    keys = ("torch", "device", "device_name", "threads", "mode", "precision")
+    changed = [f"{k} {before[k]} -> {now[k]}" for k in keys if k in before and before[k] != now[k]]
     return [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    plugins = [p.origin for p in run.registry.plugins if not p.error]
+    return environment(run.device, plugins) | _execution(run)
+
+
+def _execution(run: Run) -> dict[str, str]:
+    return {"mode": run.execution.mode, "precision": run.execution.precision}
 
 
 def _go(run: Run, store: rundir.RunDir | None, best: Weights | None = None) -> Iterator[Event]:
@@ -113,8 +121,16 @@ def _go(run: Run, store: rundir.RunDir | None, best: Weights | None = None) -> I
 def _events(run: Run) -> Iterator[Event]:
     spec, state = run.spec, run.state
     parameters = sum(p.numel() for p in state.student.parameters())
-    steps = len(run.job.batches)
-    yield Started(spec.method, spec.epochs, steps, state.epoch, str(run.device), parameters, run.reads.flat())
+    yield Started(
+        method=spec.method,
+        epochs=spec.epochs,
+        steps_per_epoch=len(run.job.steps.batches),
+        start_epoch=state.epoch,
+        device=str(run.device),
+        execution=str(run.execution),
+        parameters=parameters,
+        reads=run.reads.flat(),
+    )
     yield from map(Warned, run.warnings)
     yield from loop.train(run.job, state)
 
@@ -126,7 +142,7 @@ def _save(run: Run, store: rundir.RunDir, event: Evaluated) -> Saved:
         "epoch": run.state.epoch,
         "spec_hash": run.spec.hash(),
         "judged": run.state.judged_file,
-        "teachers": dict(run.teachers),
+        "teachers": dict(run.hashes),
     }
     path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
     if event.best:
@@ -174,6 +190,7 @@ def _result(run: Run, best: Weights) -> dict[str, Any]:
         "seed": spec.seed,
         "spec_hash": spec.hash(),
         "selection": spec.select.split,
+        "execution": _execution(run),
         "last": {**last, "test": _test(run, _copy(state.judged))},
         "best": {**best_record, "test": _test(run, best)},
         "history": state.history,

@@ -139,8 +139,8 @@ class RunSpec(_Table):
     average: Average = Average()
     select: Select = Select()
     device: str = "auto"
-    mode: Literal["auto", "eager"] = "auto"
-    precision: Literal["fp32", "fp64"] = "fp32"
+    mode: Literal["auto", "eager", "compile", "graph"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
 
     @model_validator(mode="before")
     @classmethod

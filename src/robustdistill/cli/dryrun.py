@@ -27,7 +27,7 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
 
 def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[str, Any]:
     spec, splits = run.spec, run.splits
-    teachers = {role: _parameters(network) for role, network in run.job.networks.teachers.items()}
+    teachers = {role: _parameters(network) for role, network in run.teachers.items()}
     return {
         "method": spec.method,
         "inner": spec.inner.name,
@@ -40,9 +40,10 @@ def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[st
         "reads": run.reads.flat(),
         "terms": run.reads.terms,
         "epochs": spec.epochs,
-        "steps_per_epoch": len(run.job.batches),
+        "steps_per_epoch": len(run.job.steps.batches),
         "batch_size": spec.batch_size,
         "device": str(run.device),
+        "execution": str(run.execution),
         "warnings": run.warnings,
         "seeds": seeds,
         "out": folders,
@@ -69,6 +70,7 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("step", forwards(facts["reads"])),
         ("epochs", f"{facts['epochs']} x {facts['steps_per_epoch']} steps of {facts['batch_size']} = {steps:,} steps"),
         ("device", facts["device"]),
+        ("runs", facts["execution"]),
         ("seeds", ", ".join(map(str, facts["seeds"]))),
         ("would go to", "  ".join(map(str, facts["out"]))),
         *(("warning", text) for text in facts["warnings"]),

@@ -78,7 +78,8 @@ def heading(started: Started) -> str:
     """One line on what runs."""
     again = f", from epoch {started.start_epoch + 1}" if started.start_epoch else ""
     size = f"{started.epochs} epochs of {started.steps_per_epoch} steps{again}"
-    return f"{started.method}: {size}; student of {started.parameters:,} parameters on {started.device}"
+    where = f"{started.device}, {started.execution}"
+    return f"{started.method}: {size}; student of {started.parameters:,} parameters on {where}"
 
 
 def ratios(event: Trained | Evaluated) -> str:

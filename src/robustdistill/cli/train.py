@@ -39,7 +39,7 @@ def train(
     seed: Annotated[int | None, Flag(help="Decides all randomness. [0]", metavar="N")] = None,
     seeds: Annotated[str | None, Flag(help="One run for each seed, then their mean.", metavar="N,N,...")] = None,
     device: Annotated[str | None, Flag(help="auto, cpu, cuda or cuda:N. [auto]", metavar="NAME")] = None,
-    mode: Annotated[str | None, Flag(help="How steps run: auto or eager. [auto]", metavar="NAME")] = None,
+    mode: Annotated[str | None, Flag(help="How steps run: auto, eager, compile, graph. [auto]", metavar="NAME")] = None,
     out: Annotated[Path | None, Flag(help="New run directory. [runs/DATA-METHOD-STUDENT-sSEED]", metavar="DIR")] = None,
     set_: Annotated[
         list[str] | None,

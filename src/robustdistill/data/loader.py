@@ -35,9 +35,9 @@ class Draws:
     dx: Tensor
     flip: Tensor
 
-    def to(self, device: Device) -> "Draws":
-        """The same draws on `device`."""
-        return Draws(self.order.to(device), self.dy.to(device), self.dx.to(device), self.flip.to(device))
+    def picks(self) -> Tensor:
+        """The same as a table `[4, N]` in the order of the samples: rows id, dy, dx, flip."""
+        return torch.stack([self.order, self.dy[self.order], self.dx[self.order], self.flip[self.order]])
 
 
 def draw(size: int, augment: Augment, seed: int, epoch: int) -> Draws:
@@ -96,9 +96,17 @@ class Loader:
         """Steps of an epoch."""
         return self._steps
 
+    def picks(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """What each batch of epoch `epoch` is made from, `[4, B]` on the device; from step `start` on."""
+        table = draw(len(self._labels), self.augment, self.seed, epoch).picks().to(self.device)
+        yield from torch.split(table, self.batch_size, dim=1)[start : len(self)]
+
+    def batch(self, picks: Tensor) -> Batch:
+        """The augmented batch that `picks` `[4, B]` asks for. Reads the device alone, so that it can be captured."""
+        ids, dy, dx, flip = picks.unbind()
+        images = crop_flip(self._images[ids], dy, dx, flip, self.augment.pad)
+        return Batch(scaled(images, self.dtype), self._labels[ids], ids)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `epoch` from step `start` on: those that a run from step 0 gives there."""
-        draws = draw(len(self._labels), self.augment, self.seed, epoch).to(self.device)
-        for ids in torch.split(draws.order, self.batch_size)[start : len(self)]:
-            images = crop_flip(self._images[ids], draws.dy[ids], draws.dx[ids], draws.flip[ids], self.augment.pad)
-            yield Batch(scaled(images, self.dtype), self._labels[ids], ids)
+        yield from map(self.batch, self.picks(epoch, start))

@@ -41,17 +41,27 @@ class Reads:
 STUDENT = "student"
 
 
-def dry_step(game: MinMax, student: nn.Module, *, shape: tuple[int, ...], classes: int) -> Reads:
+def dry_step(
+    game: MinMax,
+    student: nn.Module,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    teachers: Mapping[str, nn.Module] | None = None,
+) -> Reads:
     """Runs one step of `game`, its update with plain SGD, on a meta copy of the student.
 
-    `game` must be a fresh one, not that of a run: its units are moved to meta. Any teacher asked for is
-    there. PluginError for a loss that is not one per example; else raises whatever the method raises.
+    `game` must be a fresh one, not that of a run: its units are moved to meta. Without `teachers` any teacher
+    asked for is there; given ones are copied. PluginError for a loss that is not one per example; else raises
+    whatever the method raises.
     """
     game.units.to(META)
     student = copy.deepcopy(student).to(META)
     counts: Counter[str] = Counter()
-    teachers = _AnyTeacher(counts, classes)
-    networks = Networks(student=_counted(student, STUDENT, counts), teachers=teachers)
+    real = {r: _counted(copy.deepcopy(t).to(META), r, counts) for r, t in (teachers or {}).items()}
+    networks = Networks(
+        student=_counted(student, STUDENT, counts), teachers=real if teachers else _AnyTeacher(counts, classes)
+    )
     x, y = torch.empty(shape, device=META, dtype=_dtype(student)), torch.empty(shape[0], dtype=torch.long, device=META)
     z = Logits(x, y, networks, clock=Clock.at(0, 1, META))
     game = replace(game, inner=_per_example("inner", game.inner), outer=_per_example("outer", game.outer))

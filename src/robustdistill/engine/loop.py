@@ -1,39 +1,19 @@
 """Epochs of min-max steps, as a generator of events: whoever iterates drives the training."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from robustdistill.engine.schedule import lr_at
 from robustdistill.engine.state import State, set_lr
-from robustdistill.engine.step import MinMax, step
+from robustdistill.engine.steps import Steps
 from robustdistill.engine.terms import term_sizes
 from robustdistill.errors import Diverged
-from robustdistill.events import Evaluated, Event, Stepped, Trained
+from robustdistill.events import Evaluated, Event, Stepped, Trained, Warned
 from robustdistill.logits import Clock, Logits, Networks
-
-
-class Batch(Protocol):
-    """Images `[B, C, H, W]` in [0, 1] and labels `[B]`, on the device."""
-
-    @property
-    def x(self) -> Tensor: ...
-
-    @property
-    def y(self) -> Tensor: ...
-
-
-class Batches(Protocol):
-    """An epoch's batches in order, the same for the same epoch number; `len` is the steps of an epoch."""
-
-    def epoch(self, k: int) -> Iterable[Batch]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -52,18 +32,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Job:
-    """A run, ready to go.
+    """A run, ready to go: how its steps are taken, how long, and how its epochs are judged.
 
-    `generator(what, epoch, step)` gives the randomness of one place in the run; `seeded(epoch, step)` is a
-    context in which torch's global generators, which a student's dropout draws from, start there too.
+    `networks` are plain forwards, never compiled; they measure the `terms` of the loss where there are several.
     """
 
-    game: MinMax
+    steps: Steps
     networks: Networks
-    batches: Batches
     judge: Judge
-    generator: Callable[[str, int, int], torch.Generator]
-    seeded: Callable[[int, int], AbstractContextManager[None]]
     epochs: int
     lr: Callable[[int], float]
     terms: bool = False
@@ -88,9 +64,9 @@ def train(job: Job, state: State) -> Iterator[Event]:
         set_lr(state.optimizer, lr)
         sizes = _term_sizes(job, state, epoch)
         loss = yield from _epoch(job, state, epoch, lr)
-        job.game.end_epoch()
+        job.steps.game.end_epoch()
         if job.average == "swa" and state.average is not None and epoch >= job.average_start:
-            state.average.update_parameters(state.student)
+            state.average.update(state.student)
         state.epoch = epoch + 1
         judged = state.epoch % job.judge.every == 0 or state.epoch == job.epochs
         trained = Trained(epoch, loss, lr, time.perf_counter() - began, judged, *sizes)
@@ -100,19 +76,19 @@ def train(job: Job, state: State) -> Iterator[Event]:
 
 
 def _epoch(job: Job, state: State, epoch: int, lr: float) -> Generator[Event, None, float]:
-    steps = len(job.batches)
+    job.steps.begin(epoch)
+    batches = job.steps.batches
+    steps = len(batches)
     every = max(1, steps // 10)
     total, images, began = 0.0, 0, time.perf_counter()
     losses: list[Tensor] = []
-    clock: Clock | None = None
-    for i, batch in enumerate(job.batches.epoch(epoch)):
-        clock = clock or Clock.at(epoch, job.epochs, batch.x.device)
-        z = Logits(batch.x, batch.y, job.networks, clock=clock)
-        with job.seeded(epoch, i):
-            losses.append(step(job.game, state.student, z, state.optimizer, job.generator("start", epoch, i)))
+    for i, picks in enumerate(batches.picks(epoch)):
+        losses.append(job.steps.take(picks, epoch, i))
         if job.average == "ema" and state.average is not None:
-            state.average.update_parameters(state.student)
-        images += len(batch.y)
+            state.average.update(state.student)
+        images += picks.shape[-1]
+        while job.steps.notes:
+            yield Warned(job.steps.notes.pop(0))
         if (i + 1) % every == 0 or i + 1 == steps:
             window = torch.stack(losses).double().cpu()  # losses are fetched here, not in a step
             losses.clear()
@@ -135,15 +111,17 @@ def _finite(loss: float, epoch: int, i: int) -> None:
 def _term_sizes(job: Job, state: State, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
     if not job.terms:
         return {}, {}
-    first = next(iter(job.batches.epoch(epoch)))
+    steps = job.steps
+    first = steps.batches.batch(next(iter(steps.batches.picks(epoch))))
     z = Logits(first.x, first.y, job.networks, clock=Clock.at(epoch, job.epochs, first.x.device))
-    with job.seeded(epoch, 0):
-        return term_sizes(job.game, state.student, z, job.generator("start", epoch, 0))
+    generator = torch.Generator(first.x.device).manual_seed(steps.seed("start", epoch, 0))
+    with steps.seeded(epoch, 0):
+        return term_sizes(steps.game, state.student, z, generator)
 
 
 def _evaluate(job: Job, state: State, trained: Trained, began: float) -> Evaluated:
     clean, robust = job.judge.accuracy(state.judged)
-    by = "clean" if job.game.attack is None else "robust"  # robust accuracy of a natural training is noise
+    by = "clean" if job.steps.game.attack is None else "robust"  # robust accuracy of a natural training is noise
     best = {"clean": clean, "robust": robust}[by] > state.best.get(by, -1.0)
     event = Evaluated(
         epoch=trained.epoch,

@@ -1,14 +1,41 @@
 """All that changes while a run goes: saved after an epoch, it is where an unbroken run would stand."""
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from robustdistill.types import Weights
+
+
+class Average:
+    """A running average of a network's weights and buffers; `count` networks have gone into it.
+
+    torch's AveragedModel is the same, but asks the device for a value at every update.
+    """
+
+    def __init__(self, network: nn.Module, rule: Callable[..., None]) -> None:
+        self.module, self.count, self._rule = copy.deepcopy(network).requires_grad_(False), 0, rule
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Takes `network` in; the first one is taken as it is. Counters (integer buffers) are the newest's."""
+        pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
+        floats = [(mine, new) for mine, new in pairs if mine.is_floating_point()] if self.count else []
+        if floats:
+            self._rule(*map(list, zip(*floats, strict=True)), self.count)
+        for mine, new in pairs:
+            if not (self.count and mine.is_floating_point()):
+                mine.copy_(new)
+        self.count += 1
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [t.detach() for t in (*network.parameters(), *network.buffers())]
 
 
 @dataclass
@@ -21,7 +48,7 @@ class State:
     student: nn.Module
     units: nn.ModuleList
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None = None
+    average: Average | None = None
     epoch: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -29,7 +56,7 @@ class State:
     @property
     def judged(self) -> nn.Module:
         """The network that is evaluated: the average where there is one that has begun, else the student."""
-        begun = self.average is not None and int(self.average.n_averaged) > 0
+        begun = self.average is not None and self.average.count > 0
         return self.average.module if self.average is not None and begun else self.student
 
     @property
@@ -50,7 +77,7 @@ class State:
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
             "units": self.units.state_dict(),
-            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
+            "averaged": self.average.count if self.average is not None else 0,
         }
 
     def restore(self, weights: Mapping[str, Weights], record: Mapping[str, Any]) -> None:
@@ -58,7 +85,7 @@ class State:
         self.student.load_state_dict(weights["student"])
         if self.average is not None:
             self.average.module.load_state_dict(weights["average"])
-            self.average.n_averaged.fill_(record["averaged"])
+            self.average.count = record["averaged"]
         self.units.load_state_dict(record["units"])
         self.optimizer.load_state_dict(record["optimizer"])
         for group in self.optimizer.param_groups:
@@ -83,9 +110,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"].fill_(lr)
 
 
-def averaged(student: nn.Module, name: str, decay: float) -> AveragedModel | None:
+def averaged(student: nn.Module, name: str, decay: float) -> Average | None:
     """The running average `ema` (with `decay`) or `swa` (equal weights) of weights and buffers, or None."""
     if name == "none":
         return None
-    rule = get_ema_multi_avg_fn(decay) if name == "ema" else None  # type: ignore[no-untyped-call]
-    return AveragedModel(student, multi_avg_fn=rule, use_buffers=True)
+    rule = get_ema_multi_avg_fn(decay) if name == "ema" else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+    return Average(student, rule)

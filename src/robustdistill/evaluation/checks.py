@@ -1,9 +1,10 @@
 """Inputs that must not be judged: each is refused with its cause."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustdistill.errors import UserError
+from robustdistill.logits import Forward
 
 
 def check_images(x: Tensor) -> None:
@@ -26,7 +27,7 @@ def check_labels(y: Tensor, n: int) -> None:
         raise UserError(f"labels must be {n} class indices of dtype int64; got {list(y.shape)} of {y.dtype}")
 
 
-def check_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:
+def check_logits(network: Forward, x: Tensor, y: Tensor) -> None:
     """The network takes these images and gives finite logits for at least every label's class."""
     try:
         with torch.no_grad():

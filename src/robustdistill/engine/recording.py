@@ -1,0 +1,91 @@
+"""A step recorded once and replayed without Python: as a CUDA graph.
+
+A recording freezes everything that is not on the device: Python values, which tensors are read and written.
+What may change between replays changes in place: the picks of a batch, the clock, the learning rate, the seeds of
+the generators, and the state of every module.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`out` is what the recorded function returned; each `replay()` does all its work again and fills `out` anew."""
+
+    out: Tensor
+    replay: Callable[[], None]
+
+
+class Recorder(Protocol):
+    """Records functions. `record` has also done the function's work once when it returns."""
+
+    def warm(self) -> AbstractContextManager[None]:
+        """Where the function runs for real before it is recorded."""
+
+    def record(self, function: Callable[[], Tensor], generators: Sequence[Generator]) -> Recording:
+        """Raises whatever recording raises; the function's work is then not done."""
+
+
+class CudaGraphs:
+    """Records CUDA graphs on `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def warm(self) -> Iterator[None]:
+        """The stream that recording uses: what autograd and libraries set up there is ready when it begins."""
+        outside = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield
+        outside.wait_stream(self._stream)
+
+    def record(self, function: Callable[[], Tensor], generators: Sequence[Generator]) -> Recording:
+        """`generators`: those that the function draws from, besides the device's own. They may be reseeded between
+        replays, which then draw what the function would.
+        """
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
+            out = function()
+        graph.replay()
+        return Recording(out, graph.replay)
+
+
+def marks(*modules: nn.Module) -> dict[str, Any]:
+    """What a recording of `modules` freezes, by name: the memory of every tensor and every plain value."""
+    found: dict[str, Any] = {}
+    for i, module in enumerate(modules):
+        for path, part in module.named_modules(prefix=f"{i}"):
+            tensors = {**part._parameters, **part._buffers}
+            plain = {k: v for k, v in vars(part).items() if k not in _OF_EVERY_MODULE}
+            found |= {f"{path}.{k}": (type(part).__name__, k, _mark(v)) for k, v in {**plain, **tensors}.items()}
+    return found
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`Class.attribute` for each mark that differs."""
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    return ["{}.{}".format(*(after.get(k) or before[k])[:2]) for k in keys]
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _mark(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return "tensor", value.data_ptr()
+    if isinstance(value, Mapping):
+        return {k: _mark(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mark(v) for v in value]
+    return value if isinstance(value, int | float | str | bytes | None) else id(value)

@@ -1,0 +1,44 @@
+"""What networks and steps compute, in floating-point operations: counted on device `meta`, nothing is run."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustdistill.engine.dryrun import STUDENT, Reads, dry_step
+from robustdistill.engine.execution import Work
+from robustdistill.engine.step import MinMax
+
+
+def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
+    """Operations of one forward of images `shape` `[B, C, H, W]`; a multiplication and an addition are two."""
+    state = {k: v.to("meta") for k, v in (*network.named_parameters(), *network.named_buffers())}
+    dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
+    x = torch.empty(shape, device="meta", dtype=dtype)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(network.eval(), state, (x,))
+    return float(counter.get_total_flops())
+
+
+def estimate(
+    reads: Reads, student: nn.Module, teachers: Mapping[str, nn.Module], image: tuple[int, ...], batch: int, steps: int
+) -> Work:
+    """The work of a run from the forwards it makes: a gradient to the images costs as much as a forward, one to the
+    weights as much again; all teachers' attack forwards are taken as differentiated.
+    """
+    flops = {STUDENT: forward_flops(student, (1, *image))}
+    flops |= {role: forward_flops(teacher, (1, *image)) for role, teacher in teachers.items()}
+    attack = sum(2 * n * flops[k] for k, n in reads.inner.items())
+    update = sum((3 if k == STUDENT else 1) * n * flops[k] for k, n in reads.outer.items())
+    return Work(flops[STUDENT], batch * (attack + update), steps)
+
+
+def step_flops(
+    game: MinMax, student: nn.Module, teachers: Mapping[str, nn.Module], *, shape: tuple[int, ...], classes: int
+) -> float:
+    """Operations of one step on images `shape`, gradients included, counted as they run. `game` as in `dry_step`."""
+    with FlopCounterMode(display=False) as counter:
+        dry_step(game, student, shape=shape, classes=classes, teachers=teachers)
+    return float(counter.get_total_flops())
