@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit digits teachers golden docs clean
+.PHONY: help demo test lint types unit digits modes gpu teachers golden docs clean
 
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the test suite"
 	@echo "make digits    the comparison of README and docs: 4 methods x 3 seeds (estimated: half an hour)"
+	@echo "make modes     the same three digits runs in every mode and number format (some 15 minutes)"
+	@echo "make gpu       on a GPU: the CUDA tests, then speed by mode beside the published style"
 	@echo "make teachers  train the two embedded digits teachers anew"
 	@echo "make golden    write the golden loss curves anew"
 	@echo "make docs      generate the parts of docs/ that come from the code"
@@ -37,6 +39,12 @@ unit: $(INSTALLED)
 
 digits: $(INSTALLED)
 	PATH=$(BIN):$$PATH sh specs/digits/compare.sh
+
+modes: $(INSTALLED)
+	PATH=$(CURDIR)/$(BIN):$$PATH sh specs/digits/modes.sh
+
+gpu: $(INSTALLED)
+	PATH=$(CURDIR)/$(BIN):$$PATH sh benchmarks/gpu.sh
 
 teachers: $(INSTALLED)
 	$(BIN)/python specs/digits/embed.py

@@ -43,9 +43,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
     "run": ("assemble engine errors events prepare registry resolve spec store", "torch"),
     "judging": ("assemble engine errors evaluation registry run spec store types", "torch"),
+    "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (
-        "__version__ errors events judging run prepare assemble resolve registry plugins spec store report logits "
-        "types",
+        "__version__ bench errors events judging run prepare assemble resolve registry plugins spec store report "
+        "logits types",
         "typer",
     ),
     "__main__": ("cli", ""),

@@ -106,6 +106,8 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
         "list": "kind pattern --json",
         "explain": "name",
         "compare": "runs --format",
+        "bench": "--config/-c --method --student --teacher --data --data-dir --batch-size --device --set --rows "
+        "--baseline --seconds --json",
         "plugins": "",
     }
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from games import Tiny, images, teacher
+from runs import run_of
 from torch import Tensor, nn
 
 from robustdistill.engine import forwards
@@ -18,6 +19,8 @@ from robustdistill.engine.execution import (
     choose,
     cpu_computes_bf16,
 )
+from robustdistill.engine.loop import train
+from robustdistill.events import Warned
 from robustdistill.losses import kl
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -64,6 +67,12 @@ def test_graphs_on_a_cpu_are_refused_with_a_sentence() -> None:
     how, notes = choose("graph", "fp32", CPU, BIG)
     assert (how.mode, how.compiled) == ("eager", False)
     assert notes == ("mode graph records CUDA graphs and needs a GPU: running eager",)
+
+
+def test_what_cannot_be_done_is_told_when_the_run_begins() -> None:
+    run = run_of({"method": "nature", "mode": "graph", "epochs": 1, "limit_batches": 2})
+    told = [event.message for event in train(run.job, run.state) if isinstance(event, Warned)]
+    assert told == ["mode graph records CUDA graphs and needs a GPU: running eager"]
 
 
 def test_bf16_is_read_off_the_flags_of_the_cpu(tmp_path: Path) -> None:

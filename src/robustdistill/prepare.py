@@ -55,8 +55,18 @@ class Run:
         return self.execution.device
 
 
-def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = None, teacher: Modules = None) -> Run:
-    """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit."""
+def prepare(
+    spec: RunSpec,
+    registry: Registry,
+    *,
+    student: nn.Module | None = None,
+    teacher: Modules = None,
+    splits: Splits | None = None,
+) -> Run:
+    """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit.
+
+    `student`, `teacher` (a module, or modules by role) and `splits` take the place of what the spec names.
+    """
     device = execution.pick_device(spec.device)
     dataset: Dataset = registry.get("dataset", spec.data.name)
     given = dict(teacher) if isinstance(teacher, Mapping) else {DEFAULT_ROLE: teacher} if teacher is not None else {}
@@ -71,15 +81,16 @@ def prepare(spec: RunSpec, registry: Registry, *, student: nn.Module | None = No
         assemble.check_network(given[role], dataset, f"teacher {role}")
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
-    splits = assemble.load_data(dataset, spec.data.name, spec.data.dir)
+    splits = splits or assemble.load_data(dataset, spec.data.name, spec.data.dir)
     batches = _batches(spec, splits, device)
     image = (dataset.channels, dataset.size, dataset.size)
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
     state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads)
+    job.steps.notes.extend(unable)
     hashes = {role: sha256(path) for role, path in files.items()}
-    return Run(spec, dataset, splits, state, job, reads, how, registry, frozen, (*notes, *unable), hashes)
+    return Run(spec, dataset, splits, state, job, reads, how, registry, frozen, tuple(notes), hashes)
 
 
 def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:

@@ -44,7 +44,7 @@ def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[st
         "batch_size": spec.batch_size,
         "device": str(run.device),
         "execution": str(run.execution),
-        "warnings": run.warnings,
+        "warnings": (*run.warnings, *run.job.steps.notes),
         "seeds": seeds,
         "out": folders,
     }

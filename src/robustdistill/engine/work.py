@@ -1,11 +1,13 @@
 """What networks and steps compute, in floating-point operations: counted on device `meta`, nothing is run."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from robustdistill.engine.dryrun import STUDENT, Reads, dry_step
 from robustdistill.engine.execution import Work
@@ -17,9 +19,9 @@ def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
     state = {k: v.to("meta") for k, v in (*network.named_parameters(), *network.named_buffers())}
     dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
     x = torch.empty(shape, device="meta", dtype=dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _Counter() as counter:
         functional_call(network.eval(), state, (x,))
-    return float(counter.get_total_flops())
+    return float(counter.flops)
 
 
 def estimate(
@@ -39,6 +41,20 @@ def step_flops(
     game: MinMax, student: nn.Module, teachers: Mapping[str, nn.Module], *, shape: tuple[int, ...], classes: int
 ) -> float:
     """Operations of one step on images `shape`, gradients included, counted as they run. `game` as in `dry_step`."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         dry_step(game, student, shape=shape, classes=classes, teachers=teachers)
-    return float(counter.get_total_flops())
+    return float(counter.flops)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what torch's formulas give. (Its own FlopCounterMode follows modules too and forbids autograd.grad.)"""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
