@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdistill import assemble
+from robustdistill.engine.dryrun import dry_step
 from robustdistill.engine.step import MinMax
 from robustdistill.logits import Logits, Networks
 from robustdistill.registry import default_registry
@@ -44,8 +45,14 @@ def game(layer: Mapping[str, Any]) -> MinMax:
     return assemble.build_game(resolve([layer], default_registry()), default_registry())
 
 
+def teachers_of(layer: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """A teacher for each role that the method of `layer` reads."""
+    reads = dry_step(game(layer), Tiny(), shape=(2, 1, 8, 8), classes=CLASSES)
+    return {role: teacher(1 if role == "robust" else 2) for role in reads.roles}
+
+
 def batch(student: nn.Module, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Logits:
-    teachers = {"robust": teacher().to(dtype)}
+    teachers = {"robust": teacher().to(dtype), "clean": teacher(2).to(dtype)}
     return Logits(*images(n, seed, dtype), Networks(student=student, teachers=teachers))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from games import teacher
+from games import teacher, teachers_of
 
 from robustdistill.prepare import prepare
 from robustdistill.registry import default_registry
@@ -18,7 +18,10 @@ PATH = Path(__file__).parent / "assets" / "golden.json"
 STEPS = 12
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in ("nature", "sat", "rslad", "mmard")},
-    "sat@official": {"method": "sat@official"},
+    **{name: {"method": name} for name in ("trades", "ard", "iad", "iad-ii", "mtard")},
+    **{f"{name}@official": {"method": f"{name}@official"} for name in ("sat", "trades", "ard", "iad", "mtard")},
+    "iad-begun": {"method": "iad", "outer": {"begin": 0.0}},
+    "iad-ii-begun": {"method": "iad-ii", "outer": {"begin": 0.0}},
     "mmard@literal": {"method": "mmard@literal"},
     "mmard-logit-sum": {"method": "mmard", "outer": {"space": "logit", "reduction": "sum"}},
     "mmard-detached": {"method": "mmard", "inner": {"teacher_grad": "detach"}},
@@ -31,7 +34,7 @@ def curve(case: str) -> list[float]:
     """The outer losses of the first steps, then the sum of the student's absolute weights."""
     layer = CASES[case] | {"precision": "fp64", "batch_size": 32, "student": {"name": "digits-net", "width": 4}}
     registry = default_registry()
-    run = prepare(resolve([layer], registry), registry, teacher=teacher())
+    run = prepare(resolve([layer], registry), registry, teacher=teachers_of(CASES[case]) or teacher())
     state, steps, losses = run.state, run.job.steps, []
     for i, picks in enumerate(steps.batches.picks(0)):
         if i == STEPS:

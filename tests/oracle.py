@@ -176,6 +176,26 @@ def iad_outer(
     return w * kl(s_adv, t, tau, scale) + (1 - w) * kl(s_adv, s, tau, scale)
 
 
+def iad_ii_outer(
+    s: ArrayLike,
+    s_adv: ArrayLike,
+    t_adv: ArrayLike,
+    clean_adv: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: float = 0.5,
+    alpha_clean: float = 0.25,
+    beta: float = 0.1,
+    tau: float = 1.0,
+    scale: str = "batchmean",
+) -> Array:
+    """a [w tau^2 KL(S(x'), T(x')) + (1-w) KL(S(x'), S(x))] + b tau^2 KL(S(x'), T_st(x')) + (1-a-b) CE(S(x'), y)."""
+    w = prob(t_adv, y) ** beta
+    bracket = w * tau**2 * kl(s_adv, t_adv, tau, scale) + (1 - w) * kl(s_adv, s, scale=scale)
+    clean = tau**2 * kl(s_adv, clean_adv, tau, scale)
+    return alpha * bracket + alpha_clean * clean + (1 - alpha - alpha_clean) * ce(s_adv, y)
+
+
 def rslad_outer(
     s: ArrayLike, s_adv: ArrayLike, t: ArrayLike, *, alpha: float = 5 / 6, scale: str = "batchmean"
 ) -> Array:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from games import Tiny, teacher
+from games import Tiny, teacher, teachers_of
 from torch import Tensor, nn
 
 from robustdistill.engine.recording import Recorder
@@ -22,7 +22,8 @@ def run_of(layer: Mapping[str, Any], recorder: Recorder | None = None, game: Min
     """A run prepared from `layer` with a tiny student and teacher; `game` takes the place of the method's."""
     common: dict[str, Any] = {"precision": "fp32", "mode": "eager", "batch_size": BATCH, "epochs": 4, "device": "cpu"}
     common["schedule"] = {"name": "cosine"}
-    run = prepare(resolve([common | layer], default_registry()), default_registry(), student=Tiny(), teacher=teacher())
+    registry, teachers = default_registry(), teachers_of(layer)
+    run = prepare(resolve([common | layer], registry), registry, student=Tiny(), teacher=teachers or teacher())
     run.job.steps.recorder = recorder
     if game is not None:
         run.job.steps.game = game

@@ -1,4 +1,4 @@
-"""Where images come from: fixed splits, both layouts of CIFAR-10, what damaged and hostile files do, the cache."""
+"""Where images come from: fixed splits, both layouts of both CIFARs, what damaged and hostile files do, the cache."""
 
 import hashlib
 import io
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustdistill.builtin.datasets import register_datasets
-from robustdistill.data import parquet
+from robustdistill.data import cifar_batches, parquet
+from robustdistill.data.arrays import Arrays
 from robustdistill.data.keys import key
-from robustdistill.data.sources import cifar10, digits, stratified
+from robustdistill.data.sources import cifar10, cifar100, digits, stratified
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.types import Split, Splits
 
@@ -33,7 +34,10 @@ DIGITS = {
     "test": "c3f05d8a873da05c02c13d5be2b69a3864e94ae490f18577473259749f58b8df",
 }
 DIGITS_LABELS = "8e40949cbc8d9e8c014c6e0aa63d71e1fa95e4d635de6897ea9ff954160c1756"
-CIFAR10_HOLDOUT = "cda805f7a08d6faf815055d3c6a7daa79aae022c604286d1094c980114f60f15"
+HOLDOUTS = {
+    "cifar10": (10, "cda805f7a08d6faf815055d3c6a7daa79aae022c604286d1094c980114f60f15"),
+    "cifar100": (100, "cad27d10b19fdb797108bb11718a00ae29e79d192e0e61691c3cdee483098628"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +53,8 @@ def sha256(values: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def counts(split: Split) -> list[int]:
-    return torch.bincount(split.labels, minlength=10).tolist()
+def counts(split: Split, classes: int = 10) -> list[int]:
+    return torch.bincount(split.labels, minlength=classes).tolist()
 
 
 def rows(split: Split) -> set[bytes]:
@@ -101,10 +105,27 @@ def test_parts_are_disjoint_complete_and_balanced() -> None:
     assert all((np.diff(part) > 0).all() for part in parts)
 
 
-def test_the_cut_of_cifar10_is_pinned() -> None:
-    holdout, rest = stratified(np.arange(50_000) % 10, (200,), "cifar10")
+@pytest.mark.parametrize("name", HOLDOUTS)
+def test_the_cuts_of_both_cifars_are_pinned(name: str) -> None:
+    classes, digest = HOLDOUTS[name]
+    holdout, rest = stratified(np.arange(50_000) % classes, (2_000 // classes,), name)
     assert (len(holdout), len(rest)) == (2_000, 48_000)
-    assert sha256(holdout) == CIFAR10_HOLDOUT
+    assert sha256(holdout) == digest
+
+
+@pytest.mark.parametrize(("load", "name"), [(cifar10, "cifar10"), (cifar100, "cifar100")])
+def test_the_pinned_cut_is_the_one_that_is_made(
+    load: Callable[[Path], Splits], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size, with images whose four bytes are their row numbers."""
+    classes, digest = HOLDOUTS[name]
+    images = np.arange(50_000, dtype=np.int32).view(np.uint8).reshape(-1, 4, 1, 1)
+    train = Arrays(images, np.arange(50_000) % classes)
+    monkeypatch.setattr(cifar_batches, "read", lambda *_: (train, train))
+    (tmp_path / ("test_batch" if classes == 10 else "test")).touch()
+    data = load(tmp_path)
+    assert sha256(data.holdout.images.numpy().reshape(-1, 4).view(np.int32).astype(np.int64)) == digest
+    assert (len(data.train), counts(data.holdout, classes)) == (48_000, [2_000 // classes] * classes)
 
 
 # ---- CIFAR-10 as parquet ------------------------------------------------------------------------------------
@@ -119,11 +140,13 @@ def encoded(pixels: Pixels, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def write_rows(path: Path, images: list[bytes | None], labels: list[Any], column: str = "img") -> None:
+def write_rows(
+    path: Path, images: list[bytes | None], labels: list[Any], column: str = "img", label: str = "label"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     structs = [{"bytes": data, "path": None} for data in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pa.table({column: pa.array(structs, kind), "label": labels}), path)
+    pq.write_table(pa.table({column: pa.array(structs, kind), label: labels}), path)
 
 
 def write_parquet(path: Path, images: Pixels, column: str = "img") -> None:
@@ -383,16 +406,140 @@ def test_incomplete_batches(tmp_path: Path) -> None:
         cifar10(tmp_path)
 
 
+# ---- CIFAR-100 ----------------------------------------------------------------------------------------------
+FINE = {"train": [i % 100 for i in range(200)], "test": [99 - i for i in range(100)]}
+IMAGES100 = {"train": photographs(200, 3), "test": photographs(100, 4)}
+
+
+def write_parquet100(folder: Path, label: str = "fine_label") -> Path:
+    """A tiny CIFAR-100 in Hugging Face's layout, two training images a class."""
+    for part, images in IMAGES100.items():
+        path = folder / f"{part}-00000-of-00001.parquet"
+        write_rows(path, [encoded(image) for image in images], FINE[part], label=label)
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("coarse_label", [[c // 5 for c in FINE[part]]]), path)
+    return folder
+
+
+def batch100(part: str) -> dict[str, Any]:
+    flat = np.ascontiguousarray(IMAGES100[part].reshape(-1, 3072))
+    return {"filenames": ["a.png"], "coarse_labels": [0] * len(flat), "fine_labels": FINE[part], "data": flat}
+
+
+def write_batches100(folder: Path, dumps: Callable[[Any], bytes] = PICKLERS["protocol 4"]) -> Path:
+    folder.mkdir()
+    for part in IMAGES100:
+        (folder / part).write_bytes(dumps(batch100(part)))
+    (folder / "meta").write_bytes(dumps({"fine_label_names": ["apple"], "coarse_label_names": ["fish"]}))
+    return folder
+
+
+def assert_tiny100(data: Splits) -> None:
+    """`data` is the two parts of IMAGES100, one image a class held out."""
+    assert [counts(split, 100) for split in (data.train, data.holdout, data.test)] == [[1] * 100] * 3
+    assert rows(data.train) | rows(data.holdout) == {image.tobytes() for image in IMAGES100["train"]}
+    assert np.array_equal(data.test.images, IMAGES100["test"])
+    assert data.test.labels.tolist() == FINE["test"]
+    row = {image.tobytes(): i for i, image in enumerate(IMAGES100["train"])}
+    assert all(row[x.numpy().tobytes()] % 100 == y for x, y in zip(data.train.images, data.train.labels, strict=True))
+
+
+@pytest.mark.parametrize("place", [".", "data", "cifar100"])
+def test_cifar100_as_parquet_in_each_place(tmp_path: Path, place: str, cache_folder: Path) -> None:
+    write_parquet100(tmp_path / place)
+    assert_tiny100(cifar100(tmp_path))
+    assert [path.name for path in cache_folder.iterdir()] == ["cifar100.npz"]
+    assert_tiny100(cifar100(tmp_path))
+
+
+@pytest.mark.parametrize("dumps", PICKLERS.values(), ids=PICKLERS)
+def test_cifar100_as_torchvisions_pickles(tmp_path: Path, dumps: Callable[[Any], bytes]) -> None:
+    folder = write_batches100(tmp_path / "cifar-100-python", dumps)
+    assert_tiny100(cifar100(tmp_path))
+    assert_tiny100(cifar100(folder))
+
+
+def test_both_layouts_hold_out_by_row_number(tmp_path: Path) -> None:
+    write_batches100(tmp_path / "cifar-100-python")
+    batches = cifar100(tmp_path)
+    table = cifar100(write_parquet100(tmp_path / "parquet"))
+    assert torch.equal(batches.holdout.images, table.holdout.images)
+
+
+def test_the_two_cifars_are_not_taken_for_each_other(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"has the columns .*label; expected img or image, .*, and fine_label$"):
+        cifar100(folder)
+    with pytest.raises(DamagedFile, match=r"has the columns .*fine_label, coarse_label; expected .*, and label$"):
+        cifar10(write_parquet100(tmp_path / "100"))
+    write_batches(tmp_path / "cifar-10-batches-py")
+    write_batches100(tmp_path / "cifar-100-python")
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    assert_tiny(cifar10(tmp_path))
+    assert_tiny100(cifar100(tmp_path))
+    with pytest.raises(UserError, match=r"holds no CIFAR-100: looked for .* data/ and cifar100/, .*cifar-100-python/;"):
+        cifar100(tmp_path / "cifar-10-batches-py")
+    with pytest.raises(UserError, match=r"holds no CIFAR-10: looked for .* data/ and plain_text/, "):
+        cifar10(tmp_path / "cifar-100-python")
+
+
+def test_no_folder_of_cifar100(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^CIFAR-100 does not ship .*--data-dir"):
+        cifar100(None)
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere; give the one that holds CIFAR-100"):
+        cifar100(tmp_path / "nowhere")
+
+
+def test_bad_labels_of_cifar100(tmp_path: Path) -> None:
+    write_parquet100(tmp_path)
+    write_rows(tmp_path / "test-00000-of-00001.parquet", [GOOD], [100], label="fine_label")
+    with pytest.raises(DamagedFile, match=r"has the label 100; expected an integer from 0 to 99"):
+        cifar100(tmp_path)
+
+
+BAD_BATCHES100 = {
+    "coarse alone": (
+        {k: v for k, v in batch100("test").items() if k != "fine_labels"},
+        "no batch of CIFAR-100: expected a dict of an array `data` and a list `fine_labels`",
+    ),
+    "label": ({**batch100("test"), "fine_labels": [100] * 100}, "the label 100; expected an integer from 0 to 99"),
+    "lengths": ({**batch100("test"), "fine_labels": [0] * 99}, r"\(100, 3072\) for 99 labels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BATCHES100)
+def test_bad_pickles_of_cifar100(tmp_path: Path, name: str) -> None:
+    content, sentence = BAD_BATCHES100[name]
+    (write_batches100(tmp_path / "cifar-100-python") / "test").write_bytes(pickle.dumps(content))
+    with pytest.raises(DamagedFile, match=rf"test .*{sentence}"):
+        cifar100(tmp_path)
+
+
+def test_a_missing_and_a_hostile_pickle_of_cifar100(tmp_path: Path) -> None:
+    folder, marker = write_batches100(tmp_path / "cifar-100-python"), tmp_path / "executed"
+    (folder / "train").write_bytes(pickle.dumps({"more": Hostile(marker), **batch100("train")}))
+    with pytest.raises(DamagedFile, match=r"a batch of CIFAR-100 has no use for; nothing of it was run"):
+        cifar100(tmp_path)
+    assert not marker.exists()
+    (folder / "train").unlink()
+    with pytest.raises(UserError, match="lacks train; unpack the whole archive of CIFAR-100 there"):
+        cifar100(tmp_path)
+
+
 # ---- records, and the real thing ----------------------------------------------------------------------------
 def test_records_describe_what_they_load(folder: Path) -> None:
     records = register_datasets()
-    assert sorted(records) == ["cifar10", "digits"]
-    for record in records.values():
-        test = record.load(folder if record.needs_dir else None).test
+    assert list(records) == ["digits", "cifar10", "cifar100"]
+    places = {"digits": None, "cifar10": folder, "cifar100": write_batches100(folder / "100")}
+    for name, record in records.items():
+        assert record.needs_dir == bool(places[name])
+        test = record.load(places[name]).test
         assert test.images.shape[1:] == (record.channels, record.size, record.size)
         assert sorted(torch.unique(test.labels).tolist()) == list(range(len(record.classes)))
     assert records["digits"].classes[3] == "3"
     assert records["cifar10"].classes[3] == "cat"
+    assert [records["cifar100"].classes[i] for i in (0, 26, 70, 99)] == ["apple", "crab", "rose", "worm"]
+    assert sorted(set(records["cifar100"].classes)) == list(records["cifar100"].classes)
 
 
 @pytest.mark.slow

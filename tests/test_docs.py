@@ -115,7 +115,7 @@ def test_every_method_has_its_page(name: str) -> None:
     assert f"`{method.inner}`" in text
     assert f"`{method.outer}`" in text
     assert all(f"`{name}@{variant}`" in text for variant in ("paper", *method.variants))
-    assert ["train", "--method", name] in calls(f"methods/{name}.md")
+    assert any(call[:3] == ["train", "--method", name] for call in calls(f"methods/{name}.md"))
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("method"))
@@ -124,7 +124,7 @@ def test_the_forwards_of_a_step_are_as_told(name: str) -> None:
     told = rows(f"methods/{name}.md")
     index = next(row for key, row in rows("index.md").items() if key.startswith(f"[{name}]"))
     for place, row, found in ((3, "attack", reads.inner), (4, "update", reads.outer)):
-        counts = [str(found.get("student", 0)), str(found.get("robust", 0))]
+        counts = [str(found.get("student", 0)), str(sum(n for network, n in found.items() if network != "student"))]
         assert told[row][1:] == counts
         assert index[place] == " / ".join(counts)
 

@@ -1,13 +1,14 @@
 """The architectures: sizes and key names that published weights rely on, and where they must run."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from robustdistill.builtin.models import digits_net, register_models, resnet, wide_resnet
+from robustdistill.builtin.models import digits_net, mobilenet, register_models, resnet, swish_wrn, wide_resnet
 from robustdistill.errors import UserError
 from robustdistill.registry import Registry
 from robustdistill.types import Model
@@ -15,9 +16,12 @@ from robustdistill.types import Model
 BUILDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "digits-net": (digits_net, {"width": 4}),
     "rn-18": (resnet, {}),
+    "mn-v2": (mobilenet, {}),
     "wrn-16-2": (wide_resnet, {"depth": 16, "width": 2}),
     "wrn-10-1-dead": (wide_resnet, {"depth": 10, "width": 1, "dead_block": True}),
+    "wrn-16-2-swish": (swish_wrn, {"depth": 16, "width": 2}),
 }
+MODULES = [digits_net, resnet, mobilenet, wide_resnet, swish_wrn]
 ALL = pytest.mark.parametrize("module, params", BUILDS.values(), ids=BUILDS.keys())
 
 
@@ -31,9 +35,9 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_the_hook_registers_three_names() -> None:
+def test_the_hook_registers_five_names() -> None:
     models = register_models()
-    assert list(models) == ["digits-net", "rn-18", "wrn-{depth}-{width}"]
+    assert list(models) == ["digits-net", "rn-18", "mn-v2", "wrn-{depth}-{width}", "wrn-{depth}-{width}-swish"]
     assert all(isinstance(m, Model) and m.recognise and m.summary for m in models.values())
 
 
@@ -41,8 +45,15 @@ def test_the_hook_registers_three_names() -> None:
     "build, params, count, tensors",
     [
         (resnet.build, {}, 11_173_962, 122),
+        (mobilenet.build, {}, 2_296_922, 344),
+        (mobilenet.build, {"num_classes": 100}, 2_412_212, 344),
         (wide_resnet.build, {"depth": 34, "width": 10}, 46_160_474, 191),
         (wide_resnet.build, {"depth": 34, "width": 10, "dead_block": True}, 48_262_586, 252),
+        (wide_resnet.build, {"depth": 34, "width": 20}, 184_531_674, 191),
+        (wide_resnet.build, {"depth": 70, "width": 16}, 266_796_506, 407),
+        (swish_wrn.build, {"depth": 28, "width": 10}, 36_479_194, 157),
+        (swish_wrn.build, {"depth": 70, "width": 16}, 266_796_506, 409),
+        (swish_wrn.build, {"depth": 70, "width": 16, "num_classes": 100}, 266_888_756, 409),
         (digits_net.build, {"width": 16, "in_channels": 1}, 12_186, 32),
         (digits_net.build, {"width": 48, "in_channels": 1}, 105_658, 32),
     ],
@@ -53,9 +64,30 @@ def test_sizes(build: Any, params: dict[str, Any], count: int, tensors: int) -> 
     assert len(model.state_dict()) == tensors
 
 
-@pytest.mark.parametrize("depth, width, millions", [(34, 20, 184.5), (70, 16, 266.8)])
-def test_larger_networks_have_the_published_size(depth: int, width: int, millions: float) -> None:
-    assert parameters(meta(wide_resnet.build, depth=depth, width=width)) / 1e6 == pytest.approx(millions, abs=0.05)
+@pytest.mark.parametrize(
+    "build, params, giga",
+    [
+        (resnet.build, {}, 0.555),
+        (mobilenet.build, {}, 0.091),
+        (wide_resnet.build, {"depth": 34, "width": 10}, 6.66),
+        (wide_resnet.build, {"depth": 34, "width": 20}, 26.6),
+        (wide_resnet.build, {"depth": 70, "width": 16}, 38.8),
+        (swish_wrn.build, {"depth": 70, "width": 16}, 38.8),
+    ],
+)
+def test_multiplications_of_an_image(build: Any, params: dict[str, Any], giga: float) -> None:
+    """Measured on the published classes: unlike the number of parameters, it depends on every stride."""
+    model = meta(build, **params).eval()
+    counts = []
+
+    def count(layer: Any, _: Any, out: Tensor) -> None:
+        counts.append(out.numel() * layer.weight[0].numel())
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    model(torch.rand(1, 3, 32, 32, device="meta"))
+    assert sum(counts) / 1e9 == pytest.approx(giga, rel=5e-3)
 
 
 def test_default_width_of_the_digits_net() -> None:
@@ -81,6 +113,41 @@ def test_key_names_are_those_of_published_weights() -> None:
     assert "block1.layer.4.conv2.weight" in wrn
     assert "block1.layer.5.conv2.weight" not in wrn
     assert sum(k.startswith("sub_block1.") for k in wrn) == 61
+
+
+def test_key_names_of_the_mobilenet_are_those_of_the_ard_code_bases() -> None:
+    mn = meta(mobilenet.build).state_dict()
+    assert {k.split(".")[0] for k in mn} == {"conv1", "bn1", "layers", "conv2", "bn2", "linear"}
+    assert {k.split(".")[1] for k in mn if k.startswith("layers.")} == {str(i) for i in range(17)}
+    assert {k.split(".")[2] for k in mn if k.startswith("layers.1.")} == {
+        *(f"{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3)),
+        "shortcut",
+    }
+    projected = {k.split(".")[1] for k in mn if ".shortcut." in k}
+    assert projected == {"0", "1", "10", "16"}  # where the width changes at stride 1
+    assert mn["layers.1.shortcut.0.weight"].shape == (24, 16, 1, 1)
+    assert mn["layers.1.shortcut.1.running_mean"].shape == (24,)
+    assert mn["layers.2.conv2.weight"].shape == (144, 1, 3, 3)
+    assert mn["layers.16.conv3.weight"].shape == (320, 960, 1, 1)
+    assert mn["linear.weight"].shape == (10, 1280)
+
+
+def test_key_names_of_the_swish_networks_are_deepminds() -> None:
+    wrn = meta(swish_wrn.build, depth=28, width=10).state_dict()
+    assert {k.split(".")[0] for k in wrn} == {"mean", "std", "init_conv", "layer", "batchnorm", "logits"}
+    assert {k.split(".", 4)[4] for k in wrn if k.startswith("layer.1.block.0.") and k.endswith("weight")} == {
+        "batchnorm_0.weight",
+        "conv_0.weight",
+        "batchnorm_1.weight",
+        "conv_1.weight",
+        "shortcut.weight",
+    }
+    assert wrn["layer.0.block.0.shortcut.weight"].shape == (160, 16, 1, 1)
+    assert wrn["layer.2.block.0.conv_0.weight"].shape == (640, 320, 3, 3)
+    assert "layer.2.block.3.conv_1.weight" in wrn
+    assert "layer.2.block.4.conv_1.weight" not in wrn
+    assert not any(k.startswith("layer.1.block.1.shortcut") for k in wrn)
+    assert wrn["mean"].shape == wrn["std"].shape == (3, 1, 1)
 
 
 @ALL
@@ -142,6 +209,77 @@ def test_wide_resnet_block_by_hand() -> None:
     torch.testing.assert_close(same(x), x)
 
 
+@pytest.mark.parametrize("side", [6, 7])
+def test_swish_block_by_hand(side: int) -> None:
+    """SAME padding at stride 2: before an odd side and after any, so that branch and shortcut see the same pixels."""
+    x = torch.randn(2, 4, side, side)
+    block = swish_wrn.Block(4, 6, 2).eval()
+    assert isinstance(block.shortcut, nn.Conv2d)
+    a = x / (1 + 1e-5) ** 0.5
+    a = a * torch.sigmoid(a)
+    before = side % 2
+    padded = torch.zeros(2, 4, side + before + 1, side + before + 1)
+    padded[:, :, before : before + side, before : before + side] = a
+    hidden = F.conv2d(padded, block.conv_0.weight, stride=2) / (1 + 1e-5) ** 0.5
+    branch = F.conv2d(hidden * torch.sigmoid(hidden), block.conv_1.weight, padding=1)
+    torch.testing.assert_close(block(x), branch + F.conv2d(a, block.shortcut.weight, stride=2))
+    same = swish_wrn.Block(4, 4, 1).eval()
+    torch.testing.assert_close(same(x) - x, same.conv_1(F.silu(same.batchnorm_1(same.conv_0(a)))))
+
+
+def logits_of_normalised(model: nn.Module, x: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """What `model` gives for x when it normalises by `mean` and `std`, with its own normalisation switched off."""
+    plain = copy.deepcopy(model)
+    plain.get_buffer("mean").zero_()
+    plain.get_buffer("std").fill_(1)
+    out: Tensor = plain((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+    return out
+
+
+C10 = [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]
+C100 = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "statistics"),
+    [
+        (10, {}, C10),
+        (7, {}, C10),
+        (100, {}, C100),
+        (100, {"normalisation": "cifar10"}, C10),
+        (10, {"normalisation": "cifar100"}, C100),
+    ],
+)
+def test_swish_networks_normalise_their_input(
+    classes: int, options: dict[str, Any], statistics: tuple[list[float], list[float]]
+) -> None:
+    model = swish_wrn.build(num_classes=classes, in_channels=3, depth=10, width=1, **options).eval()
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(model(x), logits_of_normalised(model, x, *statistics))
+
+
+def test_images_that_are_not_rgb_are_left_as_they_are() -> None:
+    buffers = dict(swish_wrn.build(num_classes=10, in_channels=2, depth=10, width=1).named_buffers())
+    assert (buffers["mean"].flatten().tolist(), buffers["std"].flatten().tolist()) == ([0, 0], [1, 1])
+    with pytest.raises(UserError, match="'cifar10' is for images of 3 channels, not 1; use 'auto'"):
+        swish_wrn.build(num_classes=10, in_channels=1, depth=10, width=1, normalisation="cifar10")
+
+
+def test_mobilenet_block_by_hand() -> None:
+    x = torch.randn(2, 4, 6, 6)
+    down = mobilenet.Block(4, 4, 6, 2).eval()
+    unit = (1 + 1e-5) ** 0.5
+    hidden = F.relu(F.conv2d(x, down.conv1.weight) / unit)
+    assert hidden.shape[1] == 24
+    hidden = F.relu(F.conv2d(hidden, down.conv2.weight, stride=2, padding=1, groups=24) / unit)
+    torch.testing.assert_close(down(x), F.conv2d(hidden, down.conv3.weight) / unit)  # no shortcut, no ReLU
+    same, wider = mobilenet.Block(4, 4, 6, 1).eval(), mobilenet.Block(4, 6, 1, 1).eval()
+    nn.init.zeros_(same.conv3.weight)
+    nn.init.zeros_(wider.conv3.weight)
+    torch.testing.assert_close(same(x), x)
+    torch.testing.assert_close(wider(x), F.conv2d(x, wider.state_dict()["shortcut.0.weight"]) / unit)
+
+
 def test_resnet_block_by_hand() -> None:
     x = torch.randn(2, 4, 6, 6)
     same = resnet.Block(4, 4).eval()
@@ -164,9 +302,10 @@ def test_wide_resnet_is_initialised_as_trades() -> None:
 
 
 @pytest.mark.parametrize("depth", [4, 11, 33, -2])
-def test_impossible_depth(depth: int) -> None:
+@pytest.mark.parametrize("module", [wide_resnet, swish_wrn])
+def test_impossible_depth(module: Any, depth: int) -> None:
     with pytest.raises(UserError, match=rf"6n \+ 4 layers .*not {depth}$"):
-        wide_resnet.build(num_classes=10, in_channels=3, depth=depth, width=1)
+        module.build(num_classes=10, in_channels=3, depth=depth, width=1)
 
 
 @pytest.mark.parametrize(
@@ -174,35 +313,40 @@ def test_impossible_depth(depth: int) -> None:
     [
         (digits_net, {"width": 5}),
         (resnet, {}),
+        (mobilenet, {}),
         (wide_resnet, {"depth": 10, "width": 1, "dead_block": False}),
         (wide_resnet, {"depth": 28, "width": 10, "dead_block": False}),
         (wide_resnet, {"depth": 34, "width": 10, "dead_block": True}),
+        (swish_wrn, {"depth": 10, "width": 1}),
+        (swish_wrn, {"depth": 28, "width": 10}),
     ],
 )
 @pytest.mark.parametrize("classes, channels", [(10, 3), (100, 1)])
 def test_recognise_gives_the_parameters_back(module: Any, params: dict[str, Any], classes: int, channels: int) -> None:
     weights = meta(module.build, classes, channels, **params).state_dict()
     assert module.recognise(weights) == params
-    for other in {digits_net, resnet, wide_resnet} - {module}:
+    for other in [m for m in MODULES if m is not module]:
         assert other.recognise(weights) is None
 
 
 @ALL
-def test_recognise_is_exact_but_for_step_counters(module: Any, params: dict[str, Any]) -> None:
+def test_recognise_is_exact_but_for_step_counters_and_normalisation(module: Any, params: dict[str, Any]) -> None:
     weights = meta(module.build, **params).state_dict()
-    without = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    optional = {k for k in weights if k in ("mean", "std") or k.endswith("num_batches_tracked")}
+    without = {k: v for k, v in weights.items() if k not in optional}
     assert len(without) < len(weights)
     assert module.recognise(without) is not None
     for key in [*without][::9]:
         assert module.recognise({k: v for k, v in without.items() if k != key}) is None, key
     assert module.recognise({**without, "extra.weight": torch.zeros(1)}) is None
-    some = next(k for k in without if k.endswith(("bn1.bias", "bn.bias")))
+    some = next(k for k in without if k.endswith(("bn1.bias", "bn.bias", "batchnorm_0.bias")))
     assert module.recognise({**without, some: torch.zeros(3)}) is None
 
 
-@pytest.mark.parametrize("module", [digits_net, resnet, wide_resnet])
+@pytest.mark.parametrize("module", MODULES)
 def test_recognise_survives_odd_shapes(module: Any) -> None:
-    names = ("stage1.conv.weight", "conv1.weight", "block1.layer.0.conv1.weight", "linear.weight", "fc.weight")
+    stems = ("stage1.conv", "conv1", "block1.layer.0.conv1", "init_conv", "layer.0.block.0.conv_0")
+    names = [f"{layer}.weight" for layer in (*stems, "linear", "fc", "logits")]
     for shape in [(0, 1), (3,), (16, 1), (16, 1, 3, 3)]:
         assert module.recognise({name: torch.zeros(shape) for name in names}) is None
 
@@ -213,5 +357,12 @@ def test_the_registry_reads_their_parameters() -> None:
     registry = Registry([Plugin("models", "robustdistill", "0", {"register_models": register_models()})])
     assert registry.params("model", "digits-net", {}, "student") == {"width": 16}
     assert registry.params("model", "wrn-16-2", {}, "student") == {"depth": 16, "width": 2, "dead_block": False}
+    swish = {"depth": 16, "width": 2, "normalisation": "auto"}
+    assert registry.params("model", "wrn-16-2-swish", {}, "student") == swish
+    assert registry.entry("model", "wrn-16-2-swish").unit.build is swish_wrn.build
+    assert registry.entry("model", "wrn-16-2").unit.build is wide_resnet.build
     with pytest.raises(UserError, match="width"):
         registry.params("model", "digits-net", {"width": 0}, "student")
+    for name in ("wrn-16-2-relu", "wrn-16-2-swish-", "wrn-16-swish"):
+        with pytest.raises(UserError, match=f"unknown model '{name}'"):
+            registry.entry("model", name)

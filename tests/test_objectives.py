@@ -15,24 +15,50 @@ from torch.autograd import gradcheck
 from robustdistill import losses
 from robustdistill.builtin.objectives import register_inner_objectives, register_outer_objectives, trd
 from robustdistill.errors import UserError
-from robustdistill.logits import Forward, Logits, Networks
+from robustdistill.logits import Clock, Forward, Logits, Networks
 
 Log = list[str]
 Tables = dict[str, Tensor]
 Expected = Callable[..., NDArray[np.float64]]
 INNER = register_inner_objectives()
 OUTER = register_outer_objectives()
-ALL = {f"inner {k}": v for k, v in INNER.items()} | {f"outer {k}": v for k, v in OUTER.items()} | {"trd": trd}
+
+
+def mtard(z: Logits, **params: Any) -> Tensor:
+    """MTARD has state: a fresh one."""
+    loss: Tensor = OUTER["mtard"](**params).double().to(z.y.device)(z)  # type: ignore[call-arg, operator, union-attr]
+    return loss
+
+
+ALL: dict[str, Any] = {f"inner {k}": v for k, v in INNER.items()} | {f"outer {k}": v for k, v in OUTER.items()}
+ALL |= {"trd": trd, "outer mtard": mtard}
+TAUGHT = ("ard", "iad", "iad-ii", "rslad", "mtard", "mmard")
 SCALES = ("batchmean", "element_mean", "rslad", "sum")
 
 # What the paper says that each objective is, with the defaults that ours promises: (s, s', t, t', y, **params) -> [B].
 EXPECTED: dict[str, Expected] = {
     "inner none": lambda s, s_adv, t, t_adv, y: np.zeros(len(y)),
     "inner ce": lambda s, s_adv, t, t_adv, y: oracle.ce_inner(s_adv, y),
+    "inner kl-student": lambda s, s_adv, t, t_adv, y: oracle.trades_inner(s, s_adv),
     "inner kl-teacher": lambda s, s_adv, t, t_adv, y: oracle.rslad_inner(s_adv, t),
     "inner kl-teacher-adv": lambda s, s_adv, t, t_adv, y, teacher_grad="full": oracle.mmard_inner(s_adv, t_adv),
     "outer nature": lambda s, s_adv, t, t_adv, y: oracle.nature_outer(s, y),
     "outer sat": lambda s, s_adv, t, t_adv, y: oracle.sat_outer(s_adv, y),
+    "outer trades": lambda s, s_adv, t, t_adv, y, lam=6.0, kl_scale="batchmean", natural_forwards=1: (
+        oracle.trades_outer(s, s_adv, y, lam=lam, scale=kl_scale)
+    ),
+    "outer ard": lambda s, s_adv, t, t_adv, y, kl_scale="batchmean", zero_terms=False, **params: oracle.ard_outer(
+        s, s_adv, t, y, scale=kl_scale, **params
+    ),
+    "outer iad": lambda *logits_and_y, kl_scale="batchmean", natural_forwards=1, **params: oracle.iad_outer(
+        *logits_and_y, scale=kl_scale, **params
+    ),
+    "outer iad-ii": lambda s, s_adv, t, t_adv, y, kl_scale="batchmean", **params: oracle.iad_ii_outer(
+        s, s_adv, t_adv, t_adv, y, scale=kl_scale, **params
+    ),
+    "outer mtard": lambda s, s_adv, t, t_adv, y, alpha=0.5, kl_scale="rslad", dynamic=False: oracle.mtard_outer(
+        s, s_adv, t, t_adv, alpha=alpha, scale=kl_scale
+    ),
     "outer rslad": lambda s, s_adv, t, t_adv, y, alpha=5 / 6, kl_scale="rslad": oracle.rslad_outer(
         s, s_adv, t, alpha=alpha, scale=kl_scale
     ),
@@ -51,6 +77,17 @@ MMARD = [
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in EXPECTED),
     ("inner kl-teacher-adv", {"teacher_grad": "detach"}),
+    ("outer trades", {"lam": 1.0, "kl_scale": "element_mean", "natural_forwards": 2}),
+    ("outer trades", {"lam": 0.0}),
+    ("outer ard", {"alpha": 0.4, "tau": 2.0, "kl_scale": "element_mean"}),
+    ("outer ard", {"alpha": 0.4, "tau": 5.0, "ce_tau": 1.0}),
+    ("outer ard", {"alpha": 0.0, "tau": 3.0}),
+    ("outer ard", {"zero_terms": True}),
+    ("outer iad", {"beta": 1.0, "tau": 4.0, "kl_scale": "rslad", "natural_forwards": 2}),
+    ("outer iad-ii", {"alpha": 0.3, "alpha_clean": 0.7, "beta": 2.0, "tau": 3.0, "kl_scale": "element_mean"}),
+    ("outer mtard", {"alpha": 0.0, "kl_scale": "batchmean"}),
+    ("outer mtard", {"alpha": 0.9, "kl_scale": "element_mean"}),
+    ("outer mtard", {"dynamic": True}),
     *(("outer rslad", params) for params in RSLAD),
     *(("outer mmard", params) for params in MMARD),
 ]
@@ -66,19 +103,23 @@ def tables(classes: int = 10, seed: int = 0, batch: int = 6, size: float = 2.0) 
 
 
 def tabulated(table: Tables, y: Tensor, log: Log | None = None) -> Logits:
-    """A batch whose x is 0 and whose x' is 1 everywhere; its networks look their answer up and note it."""
+    """A batch whose x is 0 and whose x' is 1 everywhere; its networks look their answer up and note it.
+
+    The clean teacher answers as the robust one does, and is noted as c. Half of the epochs are over.
+    """
     log = [] if log is None else log
 
-    def look_up(name: str) -> Forward:
+    def look_up(name: str, noted: str = "") -> Forward:
         def forward(v: Tensor) -> Tensor:
-            key = f"{name}_adv" if v.device.type == "cpu" and bool(v.detach().max() > 0.5) else name
-            log.append(key)
-            return table[key]
+            suffix = "_adv" if v.device.type == "cpu" and bool(v.detach().max() > 0.5) else ""
+            log.append((noted or name) + suffix)
+            return table[name + suffix]
 
         return forward
 
     x = torch.zeros(len(y), 1, dtype=torch.float64, device=y.device)
-    z = Logits(x, y, Networks(look_up("s"), {"robust": look_up("t")}))
+    clean = look_up("t", "c")
+    z = Logits(x, y, Networks(look_up("s"), {"robust": look_up("t"), "clean": clean}), clock=Clock.at(1, 2, y.device))
     return z.at(torch.ones_like(x))
 
 
@@ -115,6 +156,7 @@ def test_gradients_of_the_student(name: str, params: dict[str, Any]) -> None:
     table, y = tables(4, seed=1, batch=3, size=1.0)
 
     def loss(s: Tensor, s_adv: Tensor) -> Tensor:
+        s = table["s"] if name == "inner kl-student" else s  # a constant there
         return ALL[name](tabulated({**table, "s": s, "s_adv": s_adv}, y), **params) + 0 * (s + s_adv).sum(1)
 
     assert gradcheck(loss, (table["s"].clone().requires_grad_(), table["s_adv"].clone().requires_grad_()))
@@ -150,6 +192,17 @@ def test_no_objective_needs_values_on_the_host(name: str, params: dict[str, Any]
         ("inner kl-teacher-adv", {"teacher_grad": "detach"}, ["s_adv", "t_adv"]),
         ("outer nature", {}, ["s"]),
         ("outer sat", {}, ["s_adv"]),
+        ("inner kl-student", {}, ["s_adv", "s"]),
+        ("outer trades", {}, ["s", "s_adv"]),
+        ("outer trades", {"natural_forwards": 2}, ["s", "s_adv", "s"]),
+        ("outer ard", {}, ["s_adv", "t"]),
+        ("outer ard", {"alpha": 0.5}, ["s_adv", "s", "t"]),
+        ("outer ard", {"zero_terms": True}, ["s_adv", "s", "t"]),
+        ("outer iad", {}, ["s_adv", "s", "t", "t_adv"]),
+        ("outer iad", {"natural_forwards": 2}, ["s_adv", "s", "s", "t", "t_adv"]),
+        ("outer iad-ii", {}, ["s_adv", "s", "t_adv", "c_adv"]),
+        ("outer mtard", {}, ["s_adv", "s", "c", "t_adv"]),
+        ("outer mtard", {"dynamic": True}, ["s_adv", "s", "c", "t_adv"]),
         ("outer rslad", {}, ["s_adv", "s", "t"]),
         ("outer rslad", {"alpha": 1.0}, ["s_adv", "t"]),
         ("outer mmard", {}, ["s_adv", "s", "t", "t_adv"]),
@@ -170,6 +223,10 @@ def test_forwards_and_the_order_of_the_students(name: str, params: dict[str, Any
     (
         ("none", "nature", (0, 0, 1, 0)),
         ("ce", "sat", (10, 0, 1, 0)),
+        ("kl-student", "trades", (11, 0, 2, 0)),
+        ("ce", "ard", (10, 0, 1, 1)),
+        ("ce", "iad", (10, 0, 2, 2)),
+        ("ce", "mtard", (10, 0, 2, 1)),  # and the clean teacher once
         ("kl-teacher", "rslad", (10, 1, 2, 0)),
         ("kl-teacher-adv", "mmard", (10, 10, 2, 2)),
         ("kl-teacher-adv", "rslad", (10, 10, 2, 1)),
@@ -184,26 +241,39 @@ def test_forwards_of_a_step_with_ten_attack_steps(inner: str, outer: str, counts
         INNER[inner](z.at(torch.ones(6, 1)))
     attack = list(log)
     log.clear()
-    OUTER[outer](z.update(torch.ones(6, 1)))
+    ALL[f"outer {outer}"](z.update(torch.ones(6, 1)))
     seen = [sum(f[0] == network for f in part) for part in (attack, log) for network in "st"]
     assert tuple(seen) == counts
 
 
-@pytest.mark.parametrize("name", ("inner none", "inner ce", "outer nature", "outer sat"))
+@pytest.mark.parametrize(
+    "name", ("inner none", "inner ce", "inner kl-student", "outer nature", "outer sat", "outer trades")
+)
 def test_methods_without_a_teacher(name: str) -> None:
     z = Logits(torch.zeros(2, 3), torch.tensor([0, 1]), Networks(lambda v: v))
-    expected = 0.0 if name == "inner none" else np.log(3)
+    expected = 0.0 if name in ("inner none", "inner kl-student") else np.log(3)
     assert ALL[name](z).tolist() == pytest.approx([expected] * 2)
 
 
-@pytest.mark.parametrize("name", ("inner kl-teacher", "inner kl-teacher-adv", "outer rslad", "outer mmard", "trd"))
+@pytest.mark.parametrize("name", ("inner kl-teacher", "inner kl-teacher-adv", *(f"outer {o}" for o in TAUGHT), "trd"))
 def test_methods_that_need_a_teacher_say_so(name: str) -> None:
     z = Logits(torch.zeros(2, 3), torch.tensor([0, 1]), Networks(lambda v: v))
     with pytest.raises(UserError, match="--teacher"):
         ALL[name](z)
 
 
-@pytest.mark.parametrize("name, terms", (("outer rslad", ["kl_adv", "kl_nat"]), ("outer mmard", ["kl", "trd"])))
+@pytest.mark.parametrize(
+    "name, terms",
+    (
+        ("outer trades", ["ce", "kl"]),
+        ("outer ard", ["kl"]),
+        ("outer iad", ["teacher", "self"]),
+        ("outer iad-ii", ["teacher", "self", "clean", "ce"]),
+        ("outer rslad", ["kl_adv", "kl_nat"]),
+        ("outer mtard", ["kl_adv", "kl_nat"]),
+        ("outer mmard", ["kl", "trd"]),
+    ),
+)
 def test_terms_are_noted_and_add_up(name: str, terms: list[str]) -> None:
     table, y = tables()
     z = tabulated(table, y)
@@ -214,8 +284,10 @@ def test_terms_are_noted_and_add_up(name: str, terms: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_hyper_parameters_are_keyword_only_and_annotated(name: str) -> None:
-    z, *others = inspect.signature(ALL[name]).parameters.values()
-    assert z.name == "z"
+    unit = OUTER["mtard"] if name == "outer mtard" else ALL[name]
+    others = list(inspect.signature(unit).parameters.values())
+    if not inspect.isclass(unit):
+        assert others.pop(0).name == "z"
     for p in others:
         assert p.kind is p.KEYWORD_ONLY, p
         assert inspect.Parameter.empty not in (p.annotation, p.default), p
@@ -326,3 +398,97 @@ def test_full_and_detached_agree_in_value_and_differ_in_gradient() -> None:
 def test_other_inner_objectives_have_the_gradient_of_their_value(name: str) -> None:
     z, x_adv, _, _ = smooth()
     assert gradcheck(lambda v: INNER[name](z.at(v)), (x_adv,))
+
+
+# ---- TRADES, IAD, MTARD -----------------------------------------------------------------------------------
+def test_trades_attack_has_no_gradient_without_a_start() -> None:
+    z, _, _, _ = smooth()
+    x = z.x.clone().requires_grad_()
+    assert float(torch.autograd.grad(INNER["kl-student"](z.at(x)).sum(), x)[0].abs().max()) < 1e-15
+
+
+def test_the_gradient_of_trades_flows_into_both_arguments_of_its_kl() -> None:
+    table, y = tables()
+    s, s_adv = (table[k].requires_grad_() for k in ("s", "s_adv"))
+    loss = ALL["outer trades"](tabulated(table, y), lam=6.0) - losses.ce(s, y)
+    want = torch.autograd.grad(6 * losses.kl(s_adv, s).sum(), [s, s_adv])
+    for a, b in zip(torch.autograd.grad(loss.sum(), [s, s_adv]), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("epoch, over", ((0, False), (59, False), (60, True), (199, True)))
+def test_iad_trusts_the_teacher_until_its_beginning(epoch: int, over: bool) -> None:
+    table, y = tables()
+    for name, begins in (("outer iad", 60), ("outer iad-ii", 40)):
+        z = tabulated(table, y)
+        z._clock = Clock.at(epoch - 60 + begins if epoch >= 59 else epoch, 200)
+        loss = ALL[name](z)
+        assert bool((z.terms["self"] != 0).any()) == over
+        assert not over or not torch.equal(loss, ALL[name](z, beta=0.0))
+        assert over or torch.equal(loss, ALL[name](z, beta=0.0))
+
+
+def test_iad_trust_is_a_constant_and_one_leaves_the_teacher_unweighted() -> None:
+    table, y = tables()
+    table["t_adv"].requires_grad_()
+    assert not ALL["outer iad"](tabulated(table, y)).requires_grad
+    weighted, plain = tabulated(table, y), tabulated(table, y)
+    ALL["outer iad"](weighted)
+    ALL["outer iad"](plain, teacher_weight="one")
+    torch.testing.assert_close(plain.terms["teacher"], losses.kl(table["s_adv"], table["t"]))
+    torch.testing.assert_close(
+        weighted.terms["teacher"], plain.terms["teacher"] * losses.prob(table["t_adv"], y) ** 0.1
+    )
+    assert torch.equal(weighted.terms["self"], plain.terms["self"])
+
+
+def test_two_teachers_have_each_their_own_images() -> None:
+    table, y = tables()
+    roles = {"robust": lambda v: table["t"] + v.mean(), "clean": lambda v: 2 * table["t"] - v.mean()}
+    x = torch.zeros(len(y), 1, dtype=torch.float64)
+    z = Logits(x, y, Networks(lambda v: table["s"] + v[:, :1], roles)).at(x + 1)
+    loss = mtard(z, alpha=0.25, kl_scale="batchmean")
+    natural = losses.kl(table["s"], 2 * table["t"])
+    torch.testing.assert_close(loss, 0.25 * natural + 0.75 * losses.kl(table["s"] + 1, table["t"] + 1))
+
+
+def balanced(values: list[tuple[float, float]], eta: float, drops: list[int]) -> list[float]:
+    """MTARD's weight of the natural term after each step, from the batch means (natural, adversarial) of its steps."""
+    w, seen = 0.5, []
+    for (natural, adversarial), dropped in zip(values, drops, strict=True):
+        r_n, r_a = natural / values[0][0], adversarial / values[0][1]
+        w -= eta * 0.1**dropped * (w - r_n / (r_a + r_n))
+        seen.append(w)
+    return seen
+
+
+def test_mtard_weights_follow_the_terms_in_place() -> None:
+    unit: Any = OUTER["mtard"](dynamic=True, eta=0.3, milestones=(2, 3), kl_scale="batchmean").double()  # type: ignore[call-arg]
+    address, values, seen, losses_seen = unit.weight.data_ptr(), [], [], []
+    for epoch in range(4):
+        table, y = tables(seed=epoch, size=1.0 + epoch)
+        z = tabulated(table, y)
+        z._clock = Clock.at(epoch, 4)
+        losses_seen.append(unit(z))
+        natural, adversarial = losses.kl(table["s"], table["t"]), losses.kl(table["s_adv"], table["t_adv"])
+        values.append((float(natural.mean()), float(adversarial.mean())))
+        seen.append(float(unit.weight))
+        torch.testing.assert_close(losses_seen[-1], seen[-1] * natural + (1 - seen[-1]) * adversarial)
+    assert seen == pytest.approx(balanced(values, 0.3, [0, 0, 1, 2]))
+    assert len(set(seen)) == 4
+    assert unit.weight.data_ptr() == address
+    assert set(unit.state_dict()) == {"weight", "first"}
+
+
+def test_mtard_offset_moves_the_weights_alone() -> None:
+    table, y = tables(size=8.0)
+    plain, offset = (
+        OUTER["mtard"](dynamic=True, log_offset=e, kl_scale="batchmean").double()  # type: ignore[call-arg, union-attr]
+        for e in (0.0, 1e-2)
+    )
+    for unit in (plain, offset):
+        unit(tabulated(table, y))
+    p = torch.softmax(table["t"], 1)
+    published = (p * (torch.log(p + 1e-2) - torch.log_softmax(table["s"], 1))).sum(1).mean()
+    assert float(offset.first[0]) == pytest.approx(float(published))
+    assert float(plain.first[0]) != pytest.approx(float(published))

@@ -309,7 +309,7 @@ def test_factories_pass_through() -> None:
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ({"method": "mmar"}, "unknown method 'mmar'; did you mean 'mmard'? Known: mmard, nature, rslad, sat."),
+        ({"method": "mmar"}, "unknown method 'mmar'; did you mean 'mmard'? Known: ard, iad, iad-ii, "),
         ({"method": "sat@oficial"}, "method 'sat' has no variant 'oficial'; did you mean 'official'? Known:"),
         ({"method": "mmard@litteral"}, "method 'mmard' has no variant 'litteral'; did you mean 'literal'?"),
         ({"inner": "kl-techer"}, "unknown inner 'kl-techer'; did you mean 'kl-teacher'?"),

@@ -52,6 +52,11 @@ def test_every_pair_steps_without_the_host(inner: str, outer: str, with_: str) -
     [
         ("nature", {}, {"student": 1}),
         ("sat", {"student": 10}, {"student": 1}),
+        ("trades", {"student": 11}, {"student": 2}),
+        ("ard", {"student": 10}, {"student": 1, "robust": 1}),
+        ("iad", {"student": 10}, {"student": 2, "robust": 2}),
+        ("iad-ii", {"student": 10}, {"student": 2, "robust": 1, "clean": 1}),
+        ("mtard", {"student": 10}, {"student": 2, "robust": 1, "clean": 1}),
         ("rslad", {"student": 10, "robust": 1}, {"student": 2}),
         ("mmard", {"student": 10, "robust": 10}, {"student": 2, "robust": 2}),
     ],

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustdistill.builtin.models import digits_net, register_models, resnet, wide_resnet
+from robustdistill.builtin.models import digits_net, mobilenet, register_models, resnet, swish_wrn, wide_resnet
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.store.weights import (
     load_into,
@@ -300,6 +300,31 @@ def test_a_normalisation_that_the_architecture_would_not_do_is_refused(tmp_path:
         load_into(net(), read, "teacher x")
 
 
+def test_half_a_normalisation_is_a_whole_one(tmp_path: Path) -> None:
+    half = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.ones(3, 1, 1)}
+    read = read_weights(torch_file(tmp_path / "w", net().state_dict() | half))
+    assert equal({k: read[k] for k in half}, half)
+    with pytest.raises(UserError, match=r"its input \(mean = \[0.5, 0.5, 0.5\], std = \[1.0, 1.0, 1.0\]\), which"):
+        load_into(net(), read, "teacher x")
+
+
+def swish() -> nn.Module:
+    return swish_wrn.build(num_classes=10, in_channels=3, depth=10, width=1)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_normalisation_inside_is_the_files_where_it_holds_one(tmp_path: Path, prefix: str) -> None:
+    weights = swish().state_dict()
+    mean, std = torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1)
+    for held in ({}, {"mean": mean, "std": std}):
+        file = {k: v for k, v in weights.items() if k not in ("mean", "std")} | held
+        read = read_weights(torch_file(tmp_path / "w", {prefix + k: v for k, v in file.items()}))
+        assert recognise(read, MODELS) == ("wrn-10-1-swish", {})
+        network = swish()
+        load_into(network, read, "teacher x")
+        assert equal(network.state_dict(), weights | held)
+
+
 class Normalised(nn.Module):
     """A network with its normalisation inside, as third parties wrap theirs."""
 
@@ -357,6 +382,8 @@ def test_wrong_architecture_lists_a_few_keys() -> None:
     [
         (digits_net.build, {"width": 3}, ("digits-net", {"width": 3})),
         (resnet.build, {}, ("rn-18", {})),
+        (mobilenet.build, {}, ("mn-v2", {})),
+        (swish_wrn.build, {"depth": 70, "width": 16}, ("wrn-70-16-swish", {})),
         (wide_resnet.build, {"depth": 34, "width": 10}, ("wrn-34-10", {"dead_block": False})),
         (wide_resnet.build, {"depth": 16, "width": 4, "dead_block": True}, ("wrn-16-4", {"dead_block": True})),
     ],

@@ -20,12 +20,12 @@ def full_precision(v: Tensor) -> Tensor:
     return v.float() if v.dtype in (torch.bfloat16, torch.float16) else v
 
 
-def ce(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy, -log softmax(logits)_y.
+def ce(logits: Tensor, y: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy, -log softmax(logits / tau)_y.
 
-    Args: logits `[B, C]`; y `[B]` int64 class indices. Returns `[B]`, in nats.
+    Args: logits `[B, C]`; y `[B]` int64 class indices; tau > 0. Returns `[B]`, in nats.
     """
-    return F.cross_entropy(full_precision(logits), y, reduction="none")
+    return F.cross_entropy(full_precision(logits) / tau, y, reduction="none")
 
 
 def kl(input: Tensor, target: Tensor, tau: float = 1.0, scale: KLScale = "batchmean") -> Tensor:

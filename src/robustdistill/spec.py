@@ -47,15 +47,19 @@ class _Table(BaseModel):
 
 
 class Node(BaseModel):
-    """A named unit and its parameters, flat: `{name = "mmard", alpha = 1.0}`. None is the same as not given."""
+    """A named unit and its parameters, flat: `{name = "mmard", alpha = 1.0}`. None is the same as not given, and a
+    tuple as a list: TOML has neither.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {k: v for k, v in data.items() if v is not None} if isinstance(data, Mapping) else data
+    def _plain(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items() if v is not None}
 
     @property
     def params(self) -> dict[str, Any]:

@@ -31,7 +31,31 @@ CIFAR10 = Dataset(
     licence="none stated by its authors (Krizhevsky 2009)",
 )
 
+FINE_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+
+CIFAR100 = Dataset(
+    load=sources.cifar100,
+    classes=tuple(FINE_CLASSES.split()),
+    channels=3,
+    size=32,
+    eps="8/255",
+    augment=Augment(pad=4, flip=True),
+    student="rn-18",
+    teacher="wrn-70-16-swish",
+    needs_dir=True,
+    summary="CIFAR-10's sibling of 100 classes, 60,000 photographs in the same two layouts",
+    licence="none stated by its authors (Krizhevsky 2009)",
+)
+
 
 @hookimpl
 def register_datasets() -> dict[str, Dataset]:
-    return {"digits": DIGITS, "cifar10": CIFAR10}
+    return {"digits": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100}

@@ -1,4 +1,4 @@
-"""CIFAR-10 in torchvision's layout: Python pickles, read without running what they say.
+"""CIFAR-10 and CIFAR-100 in torchvision's layout: Python pickles, read without running what they say.
 
 A pickle is a program. This reader lets it build strings, numbers, lists, dicts and arrays of bytes, and nothing else:
 NumPy's constructors are replaced by stand-ins, since even those can be misled by a forged dtype.
@@ -6,7 +6,7 @@ NumPy's constructors are replaced by stand-ins, since even those can be misled b
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,46 +14,62 @@ from numpy.typing import NDArray
 from robustdistill.data.arrays import Arrays, checked_labels, joined
 from robustdistill.errors import DamagedFile, UserError
 
-FOLDER = "cifar-10-batches-py"
-TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
-TEST = "test_batch"
+
+class Layout(NamedTuple):
+    """A data set's own name, its folder, the files of train and test there, and the labels' key and number."""
+
+    title: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    labels: str
+    classes: int
 
 
-def read(folder: Path) -> tuple[Arrays, Arrays]:
-    """Train and test from `data_batch_1` to `data_batch_5` and `test_batch` in `folder`.
+CIFAR10 = Layout(
+    "CIFAR-10", "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "labels", 10
+)
+CIFAR100 = Layout("CIFAR-100", "cifar-100-python", ("train",), "test", "fine_labels", 100)
 
-    Raises: UserError when one is missing; DamagedFile naming the file when it is no CIFAR-10 batch, asks for
-    anything but plain data, or has labels outside 0 to 9.
+
+def read(folder: Path, layout: Layout) -> tuple[Arrays, Arrays]:
+    """Train and test from the files of `layout` in `folder`: RGB images `[N, 3, 32, 32]`, labels below its number.
+
+    Raises: UserError when a file is missing; DamagedFile naming the file when it is no batch of this data set,
+    asks for anything but plain data, or has labels out of range.
     """
-    missing = [name for name in (*TRAIN, TEST) if not (folder / name).is_file()]
+    missing = [name for name in (*layout.train, layout.test) if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder} lacks {', '.join(missing)}; unpack the whole archive of CIFAR-10 there")
-    return joined([_read_batch(folder / name) for name in TRAIN]), _read_batch(folder / TEST)
+        raise UserError(f"{folder} lacks {', '.join(missing)}; unpack the whole archive of {layout.title} there")
+    train = joined([_read_batch(folder / name, layout) for name in layout.train])
+    return train, _read_batch(folder / layout.test, layout)
 
 
-def _read_batch(path: Path) -> Arrays:
-    content = _unpickle(path)
+def _read_batch(path: Path, layout: Layout) -> Arrays:
+    content = _unpickle(path, layout.title)
     match content:
-        case {"data": _Array(pixels=pixels), "labels": list(values)}:
-            labels = checked_labels(values, 10, path)
+        case {"data": _Array(pixels=pixels), layout.labels: list(values)}:
+            labels = checked_labels(values, layout.classes, path)
         case _:
-            raise DamagedFile(f"{path} is no batch of CIFAR-10: expected a dict of an array `data` and a list `labels`")
+            raise DamagedFile(
+                f"{path} is no batch of {layout.title}: expected a dict of an array `data` and a list `{layout.labels}`"
+            )
     if pixels.shape != (len(labels), 3 * 32 * 32):
         raise DamagedFile(f"{path} has images of shape {pixels.shape} for {len(labels)} labels; expected (N, 3072)")
     return Arrays(pixels.reshape(-1, 3, 32, 32), labels)
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, title: str) -> Any:
     try:
         with path.open("rb") as file:
             return _PlainData(file, encoding="latin1").load()
     except _Refused as error:
         raise DamagedFile(
-            f"{path} asks for {error}, which a batch of CIFAR-10 has no use for; nothing of it was run. "
-            "Download CIFAR-10 again from a source you trust"
+            f"{path} asks for {error}, which a batch of {title} has no use for; nothing of it was run. "
+            f"Download {title} again from a source you trust"
         ) from error
     except Exception as error:  # pickle raises errors of nearly any type on damaged bytes
-        raise DamagedFile(f"{path} cannot be read as a batch of CIFAR-10 ({error}); download it again") from error
+        raise DamagedFile(f"{path} cannot be read as a batch of {title} ({error}); download it again") from error
 
 
 class _Refused(Exception):

@@ -14,7 +14,6 @@ from robustdistill.data.arrays import Arrays, checked_labels, joined
 from robustdistill.errors import DamagedFile, UserError
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMN = "label"
 
 
 def shards(folder: Path, name: str) -> list[Path]:
@@ -26,24 +25,24 @@ def shards(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def read(paths: Sequence[Path], *, size: int = 32, classes: int = 10) -> Arrays:
+def read(paths: Sequence[Path], *, label: str = "label", size: int = 32, classes: int = 10) -> Arrays:
     """All rows of the files `paths`, in order: RGB images `[N, 3, size, size]`, labels below `classes`.
 
     A file has a column `img` or `image`, struct {bytes, path} with a PNG or JPEG image in `bytes`, and an
     integer column `label`. Raises: DamagedFile naming the file, and the row where it is one.
     """
-    return joined([_read_file(path, size, classes) for path in paths])
+    return joined([_read_file(path, label, size, classes) for path in paths])
 
 
-def _read_file(path: Path, size: int, classes: int) -> Arrays:
-    encoded, labels = _columns(path)
+def _read_file(path: Path, label: str, size: int, classes: int) -> Arrays:
+    encoded, labels = _columns(path, label)
     images = np.empty((len(encoded), size, size, 3), dtype=np.uint8)
     for row, data in enumerate(encoded):
         images[row] = _decode(data, size, f"row {row} of {path}")
     return Arrays(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), checked_labels(labels, classes, path))
 
 
-def _columns(path: Path) -> tuple[list[Any], list[Any]]:
+def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:
     import pyarrow as pa  # here and not above: naming a data set need not load it
     import pyarrow.parquet as pq
 
@@ -53,12 +52,12 @@ def _columns(path: Path) -> tuple[list[Any], list[Any]]:
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(f"{path} cannot be read as parquet ({error}); download it again") from error
     column = next((f"{name}.bytes" for name in IMAGE_COLUMNS if f"{name}.bytes" in table.column_names), None)
-    if column is None or LABEL_COLUMN not in table.column_names:
+    if column is None or label not in table.column_names:
         raise DamagedFile(
             f"{path} has the columns {', '.join(table.column_names)}; expected img or image, each row with bytes "
-            "and path, and label"
+            f"and path, and {label}"
         )
-    return table[column].to_pylist(), table[LABEL_COLUMN].to_pylist()
+    return table[column].to_pylist(), table[label].to_pylist()
 
 
 def _decode(data: Any, size: int, where: str) -> NDArray[np.uint8]:

@@ -1,8 +1,10 @@
 """Where images come from: each function returns a data set cut into train, hold-out and test, once and for all."""
 
+import functools
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,9 +41,16 @@ def cifar10(directory: Path | None = None) -> Splits:
     Raises: UserError without a directory or when it holds neither layout; DamagedFile for a file that cannot
     be read or holds something else than 32x32 RGB images with labels 0 to 9.
     """
-    train, test = _cifar10(_existing(directory))
-    holdout, rest = stratified(train.labels, (max(1, len(train.labels) // 250),), "cifar10")
-    return Splits(train=split(train, rest), holdout=split(train, holdout), test=split(test))
+    return _cifar("cifar10", _CIFAR10, directory)
+
+
+def cifar100(directory: Path | None = None) -> Splits:
+    """CIFAR-100, its 100 fine classes: images `[3, 32, 32]`, 48,000 train, 2,000 hold-out (20 a class), 10,000 test.
+
+    As `cifar10`, from Hugging Face's parquet files (also in `cifar100/`; labels in a column `fine_label`) or
+    torchvision's `cifar-100-python`. Labels are 0 to 99, the classes in alphabetical order; coarse ones are not read.
+    """
+    return _cifar("cifar100", _CIFAR100, directory)
 
 
 def stratified(labels: NDArray[np.int64], per_class: Sequence[int], salt: str) -> list[NDArray[np.int64]]:
@@ -63,28 +72,49 @@ def split(arrays: Arrays, indices: NDArray[np.int64] | slice = slice(None)) -> S
     return Split(torch.from_numpy(arrays.images[indices]), torch.from_numpy(arrays.labels[indices]))
 
 
-def _existing(directory: Path | None) -> Path:
+class _Layout(NamedTuple):
+    """How one of the CIFARs is laid out as parquet (places in the folder, column of labels) and as batches."""
+
+    places: tuple[str, ...]
+    label: str
+    batches: cifar_batches.Layout
+
+
+_CIFAR10 = _Layout((".", "data", "plain_text"), "label", cifar_batches.CIFAR10)
+_CIFAR100 = _Layout((".", "data", "cifar100"), "fine_label", cifar_batches.CIFAR100)
+
+
+def _cifar(name: str, layout: _Layout, directory: Path | None) -> Splits:
+    train, test = _read(name, layout, _existing(directory, layout.batches.title))
+    per_class = max(1, len(train.labels) // (25 * layout.batches.classes))
+    holdout, rest = stratified(train.labels, (per_class,), name)
+    return Splits(train=split(train, rest), holdout=split(train, holdout), test=split(test))
+
+
+def _existing(directory: Path | None, title: str) -> Path:
     if directory is None:
-        raise UserError("CIFAR-10 does not ship with robustdistill; give the folder that holds it with --data-dir")
+        raise UserError(f"{title} does not ship with robustdistill; give the folder that holds it with --data-dir")
     if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}; give the one that holds CIFAR-10 with --data-dir")
+        raise UserError(f"there is no folder {directory}; give the one that holds {title} with --data-dir")
     return directory
 
 
-def _cifar10(directory: Path) -> tuple[Arrays, Arrays]:
-    train, test = _shards(directory)
+def _read(name: str, layout: _Layout, directory: Path) -> tuple[Arrays, Arrays]:
+    batches = layout.batches
+    train, test = _shards([directory / place for place in layout.places])
     if train and test:
-        return cache.cached("cifar10", train + test, lambda: (parquet.read(train), parquet.read(test)))
-    for folder in (directory, directory / cifar_batches.FOLDER):
-        if (folder / cifar_batches.TEST).is_file():
-            return cifar_batches.read(folder)
+        read = functools.partial(parquet.read, label=layout.label, classes=batches.classes)
+        return cache.cached(name, train + test, lambda: (read(train), read(test)))
+    for folder in (directory, directory / batches.folder):
+        if (folder / batches.test).is_file():
+            return cifar_batches.read(folder, batches)
     raise UserError(
-        f"{directory} holds no CIFAR-10: looked for train-*.parquet and test-*.parquet, there and in data/ and "
-        f"plain_text/, and for torchvision's {cifar_batches.FOLDER}/; give another folder with --data-dir"
+        f"{directory} holds no {batches.title}: looked for train-*.parquet and test-*.parquet, there and in "
+        f"{'/ and '.join(layout.places[1:])}/, and for torchvision's {batches.folder}/; "
+        "give another folder with --data-dir"
     )
 
 
-def _shards(directory: Path) -> tuple[list[Path], list[Path]]:
-    folders = (directory, directory / "data", directory / "plain_text")
-    folder = next((folder for folder in folders if any(folder.glob("train-*.parquet"))), directory)
+def _shards(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    folder = next((folder for folder in folders if any(folder.glob("train-*.parquet"))), folders[0])
     return parquet.shards(folder, "train"), parquet.shards(folder, "test")

@@ -26,7 +26,7 @@ def read_weights(path: Path) -> Weights:
     Floating-point values below 32 bits are upcast to float32. Where a checkpoint wraps its state dict
     (`state_dict`, `net`, `model`, ...), that one is taken; prefixes that wrappers put before every name
     (`module.`, `model.`, `_orig_mod.`) are stripped, and buffers of an input normalisation (mu, sigma,
-    mean, std, normalize.*) that change nothing are dropped.
+    mean, std, normalize.*) are dropped where all of them together change nothing.
 
     Raises UserError if the file cannot be opened; DamagedFile if it is empty, a web page, truncated, not
     readable without running code, or holds no tensors or values that are not finite.
@@ -66,8 +66,9 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     missing = [k for k in names.values() if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
     if lost := [k for k in unexpected if NORMALISATION.fullmatch(k)]:
+        values = ", ".join(f"{k} = {weights[k].flatten().tolist()[:3]}" for k in lost)
         raise UserError(
-            f"{what} normalises its input ({lost[0]} = {weights[lost[0]].flatten().tolist()[:3]}), which this "
+            f"{what} normalises its input ({values}), which this "
             "architecture does not; wrap it in a module that does, and name that: pkg.mod:factory@FILE"
         )
     if missing or unexpected:
@@ -124,11 +125,11 @@ def _plain_names(named: Mapping[str, V]) -> dict[str, V]:
 
 
 def _normalisation(tensors: Weights) -> Weights:
-    """The buffers of an input normalisation that changes something, by their plain names."""
+    """The buffers of an input normalisation by their plain names; none if together they change nothing."""
     named = {re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", k): v for k, v in tensors.items()}
     found = {k: v for k, v in named.items() if NORMALISATION.fullmatch(k) and v.is_floating_point()}
     neutral = {k: float(k.rpartition(".")[2] not in ("mu", "mean")) for k in found}
-    return {k: v for k, v in found.items() if not bool((v == neutral[k]).all())}
+    return {} if all(bool((v == neutral[k]).all()) for k, v in found.items()) else found
 
 
 def _shape_mismatch(

@@ -27,4 +27,6 @@ def params_if_fitting(
 
 def _layout(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     # BatchNorm's step counter is missing from old checkpoints and from many averaged ones; nothing reads it.
-    return {k: v.shape for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    # Networks that normalise their input are published with their mean and std and, as constants, without.
+    optional = ("mean", "std")
+    return {k: v.shape for k, v in weights.items() if k not in optional and not k.endswith("num_batches_tracked")}

@@ -23,9 +23,14 @@ def build(
     map is TRADES' 8x8 average pooling. Raises UserError for a depth that is not 6n + 4.
     Source: Zagoruyko & Komodakis 2016, with the key names of TRADES (Zhang et al. 2019).
     """
+    return WideResNet(blocks_per_group(depth), width, num_classes, in_channels, dead_block)
+
+
+def blocks_per_group(depth: int) -> int:
+    """n of a depth of 6n + 4 layers: three groups, two 3x3 convolutions a block. UserError for another depth."""
     if depth < 10 or depth % 6 != 4:
         raise UserError(f"a Wide ResNet has 6n + 4 layers (10, 16, 22, 28, 34, 40, ...), not {depth}")
-    return WideResNet((depth - 4) // 6, width, num_classes, in_channels, dead_block)
+    return (depth - 4) // 6
 
 
 def recognise(weights: Weights) -> dict[str, Any] | None:
