@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from robustdistill import judging
-from robustdistill.cli import failures, flags, folders, outcomes, progress, render
+from robustdistill.cli import dryrun, failures, flags, folders, outcomes, progress, render
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.report.tables import Table
@@ -231,3 +231,8 @@ def test_a_narrow_terminal_wraps_numbers_only_between_words(monkeypatch: pytest.
     shown = plain(screen.getvalue())
     assert {"pgd-trades", "94.40", "70.10", "0.40"} <= set(shown.split())
     assert max(map(len, shown.splitlines())) <= 40
+
+
+def test_the_work_of_a_run_in_words() -> None:
+    assert dryrun.work(4.63e18) == "4,630 PFLOP, some 3:12:55 h at 400 TFLOP/s (a guess for one H100 in bf16)"
+    assert dryrun.work(2e13).startswith("0.02 PFLOP, some 0.1 s at ")

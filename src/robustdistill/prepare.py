@@ -12,7 +12,7 @@ from robustdistill.data.keys import key
 from robustdistill.data.loader import Loader
 from robustdistill.engine import execution, forwards, loop
 from robustdistill.engine.dryrun import Reads
-from robustdistill.engine.execution import Execution
+from robustdistill.engine.execution import Execution, Work
 from robustdistill.engine.forwards import Compiler
 from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
@@ -34,7 +34,7 @@ Modules = nn.Module | Mapping[str, nn.Module] | None
 @dataclass(frozen=True)
 class Run:
     """Everything of a run, assembled. `teachers` holds the frozen teachers as the run uses them, `hashes` the sha256 of
-    each one's file, both by role.
+    each one's file, both by role; `work` is an estimate of what its steps compute.
     """
 
     spec: RunSpec
@@ -44,6 +44,7 @@ class Run:
     job: loop.Job
     reads: Reads
     execution: Execution
+    work: Work
     registry: Registry
     teachers: Mapping[str, nn.Module]
     warnings: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def prepare(
     state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads)
     job.steps.notes.extend(unable)
     hashes = {role: sha256(path) for role, path in files.items()}
-    return Run(spec, dataset, splits, state, job, reads, how, registry, frozen, tuple(notes), hashes)
+    return Run(spec, dataset, splits, state, job, reads, how, work, registry, frozen, tuple(notes), hashes)
 
 
 def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:
