@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 from robustdistill.cli import render
-from robustdistill.cli.bench import heading, table
+from robustdistill.cli.bench import EPOCHS, STEPS, heading, table
 
 for name in sys.argv[1:]:
     for line in Path(name).read_text(encoding="utf-8").splitlines():
         found = json.loads(line)
         print(heading(found) + "\n")
-        render.show(table(found["rows"]))
+        for columns in (STEPS, EPOCHS):
+            render.show(table(found["rows"], columns))
+            print()
         render.say([f"{row['name']}: {note}" for row in found["rows"] for note in row["notes"]])

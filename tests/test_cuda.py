@@ -12,7 +12,7 @@ from robustdistill.prepare import Run
 from robustdistill.registry import default_registry
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-METHODS = [m for m in default_registry().names("method") if m != "mtard"]  # reads one teacher at most
+METHODS = default_registry().names("method")
 MODIFIERS = default_registry().names("modifier")
 
 

@@ -51,6 +51,8 @@ def test_every_modifier_replays_as_it_runs(modifier: str) -> None:
         {"precision": "fp64"},
         {"attack": {"name": "pgd", "start": "uniform"}},
         {"average": {"name": "ema"}},
+        {"method": "mtard@official"},  # its weights move every step
+        {"method": "iad@official"},
     ],
     ids=str,
 )

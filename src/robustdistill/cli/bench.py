@@ -61,7 +61,9 @@ def bench(
         progress.emit({"event": "bench", **found})
         return
     print(heading(found) + "\n")
-    render.show(table(found["rows"]))
+    for columns in (STEPS, EPOCHS):
+        render.show(table(found["rows"], columns))
+        print()
     render.say([f"{row['name']}: {note}" for row in found["rows"] for note in row["notes"]])
 
 
@@ -76,7 +78,8 @@ def heading(found: Mapping[str, Any]) -> str:
     )
 
 
-COLUMNS = (
+Columns = tuple[tuple[str, str, str], ...]  # title, key of a row, format ("": seconds)
+STEPS: Columns = (
     ("images/s", "images_per_second", "{:,.0f}"),
     ("step ms", "step", "{:.1f}"),
     ("augment", "augment", "{:.1f}"),
@@ -84,6 +87,8 @@ COLUMNS = (
     ("update", "update", "{:.1f}"),
     ("TFLOP/s", "tflops", "{:.3g}"),
     ("of limit", "share", "{:.0%}"),
+)
+EPOCHS: Columns = (
     ("memory GiB", "memory_gib", "{:.2f}"),
     ("first step", "first_step", ""),
     ("ready", "ready", ""),
@@ -94,11 +99,11 @@ COLUMNS = (
 IN_MS = frozenset({"step", "augment", "attack", "update"})
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Table:
     """One line a row; "-" for what was not measured."""
     return Table(
-        ("", *(title for title, _, _ in COLUMNS)),
-        tuple((row["name"], *(_cell(row[key], key, form) for _, key, form in COLUMNS)) for row in rows),
+        ("", *(title for title, _, _ in columns)),
+        tuple((row["name"], *(_cell(row[key], key, form) for _, key, form in columns)) for row in rows),
     )
 
 
