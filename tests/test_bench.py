@@ -17,6 +17,7 @@ from robustdistill.bench.session import measure
 from robustdistill.engine.dryrun import dry_step
 from robustdistill.engine.work import estimate, forward_flops, step_flops
 from robustdistill.errors import UserError
+from robustdistill.prepare import prepare
 from robustdistill.registry import default_registry
 from robustdistill.resolve import resolve
 from robustdistill.spec import RunSpec
@@ -38,6 +39,22 @@ def test_a_forward_counts_two_for_each_multiplication_and_addition() -> None:
     before = {k: v.clone() for k, v in network.state_dict().items()}
     assert forward_flops(network, (1, 1, 8, 8)) == CONV + LINEAR
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+class AsksTheHost(nn.Module):
+    """A teacher that computes on its own device alone."""
+
+    def forward(self, v: torch.Tensor) -> torch.Tensor:
+        return v.flatten(1)[:, :10] * float(v.mean())
+
+
+def test_counting_stops_no_run_and_leaves_a_network_as_it_was() -> None:
+    student = Tiny().train()
+    assert forward_flops(student, (1, 1, 8, 8)) > 0
+    assert student.training
+    assert all(p.requires_grad for p in student.parameters())
+    run = prepare(spec_of(method="rslad"), default_registry(), teacher=AsksTheHost())
+    assert run.work.total > 0
 
 
 def test_a_step_counts_what_runs_and_no_weight_gradient_in_the_attack() -> None:

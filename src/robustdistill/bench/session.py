@@ -10,7 +10,7 @@ import torch
 from robustdistill.assemble import build_game
 from robustdistill.bench.rows import Loop, Row, assembled, limit_of, measured, setting, with_rates
 from robustdistill.bench.rows import baseline as other
-from robustdistill.bench.standin import splits_for, teachers_for
+from robustdistill.bench.standin import images_missing
 from robustdistill.engine.work import step_flops
 from robustdistill.errors import UserError
 from robustdistill.prepare import Run
@@ -31,15 +31,14 @@ def measure(
     loop = _loop(baseline) if baseline else None
     reference = assembled(setting(spec, "eager:fp32"), registry)
     facts, flops = _facts(reference, spec), _flops(reference)
+    stand_ins = {
+        "images": images_missing(spec, reference.dataset),
+        "teacher weights": reference.teachers.keys() != reference.hashes.keys(),  # a file's are hashed
+    }
     name, limit = limit_of(reference.device, budget)
     found: list[Row] = [other(loop, reference, budget)] if loop else []
     del reference
     found += [measured(assembled(one, registry), budget) for one in settings]
-    dataset = registry.get("dataset", spec.data.name)
-    stand_ins = {
-        "images": splits_for(spec, dataset) is not None,
-        "teacher weights": bool(facts["teachers"] and teachers_for(spec, dataset, registry)),
-    }
     return facts | {
         "step_tflop": flops / 1e12,
         "random": [what for what, random in stand_ins.items() if random],

@@ -17,9 +17,14 @@ from robustdistill.types import Dataset, Split, Splits
 TRAIN, HOLDOUT = 48_000, 2_000  # CIFAR-10's
 
 
+def images_missing(spec: RunSpec, dataset: Dataset) -> bool:
+    """Whether the data set is not at hand: it needs a folder and none is named."""
+    return dataset.needs_dir and spec.data.dir is None
+
+
 def splits_for(spec: RunSpec, dataset: Dataset) -> Splits | None:
-    """Random images where the data set is not at hand: it needs a folder and none is named."""
-    if not dataset.needs_dir or spec.data.dir is not None:
+    """Random images where the data set is not at hand."""
+    if not images_missing(spec, dataset):
         return None
     draws = generator(spec.seed, "bench images")
 

@@ -12,15 +12,22 @@ from torch.utils.flop_counter import flop_registry
 from robustdistill.engine.dryrun import STUDENT, Reads, dry_step
 from robustdistill.engine.execution import Work
 from robustdistill.engine.step import MinMax
+from robustdistill.modes import attacked
 
 
 def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
-    """Operations of one forward of images `shape` `[B, C, H, W]`; a multiplication and an addition are two."""
+    """Operations of one forward of images `shape` `[B, C, H, W]`; a multiplication and an addition are two.
+
+    0 for a network that does not run on device meta, such as one that asks the host: an estimate stops no run.
+    """
     state = {k: v.to("meta") for k, v in (*network.named_parameters(), *network.named_buffers())}
     dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
     x = torch.empty(shape, device="meta", dtype=dtype)
-    with torch.no_grad(), _Counter() as counter:
-        functional_call(network.eval(), state, (x,))
+    with torch.no_grad(), attacked(network), _Counter() as counter:
+        try:
+            functional_call(network, state, (x,))
+        except Exception:  # somebody else's network may raise anything there
+            return 0.0
     return float(counter.flops)
 
 
