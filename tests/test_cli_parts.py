@@ -9,13 +9,14 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from robustdistill import judging
-from robustdistill.cli import dryrun, failures, flags, folders, outcomes, progress, render
+from robustdistill.cli import failures, flags, folders, outcomes, progress, render
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.report.tables import Table
@@ -234,5 +235,11 @@ def test_a_narrow_terminal_wraps_numbers_only_between_words(monkeypatch: pytest.
 
 
 def test_the_work_of_a_run_in_words() -> None:
-    assert dryrun.work(4.63e18) == "4,630 PFLOP, some 3:12:55 h at 400 TFLOP/s (a guess for one H100 in bf16)"
-    assert dryrun.work(2e13).startswith("0.02 PFLOP, some 0.1 s at ")
+    assert progress.work(4.63e18) == "4,630 PFLOP, some 4:17:13 h at 300 TFLOP/s (about one H100 in bf16)"
+    assert progress.work(2e13).startswith("0.02 PFLOP, some 0.1 s at ")
+
+
+def test_a_long_run_tells_its_cost_before_its_first_step() -> None:
+    started = Started("mmard", 300, 375, 0, "cuda", 11_173_962, execution="graph bf16", flops=4.63e18)
+    assert progress.heading(started).endswith(f"cuda, graph bf16; {progress.work(4.63e18)}")
+    assert "PFLOP" not in progress.heading(replace(started, flops=9e14))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Started:
     """The run is set up. `start_epoch` > 0 after a resume; `reads` counts forwards of a step (see `Reads`).
 
-    `execution` says how the steps are taken: mode and number format.
+    `execution` says how the steps are taken: mode and number format. `flops` are the operations of all steps.
     """
 
     method: str
@@ -19,6 +19,7 @@ class Started:
     parameters: int
     reads: Mapping[str, int] = field(default_factory=dict)
     execution: str = ""
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ def _events(run: Run) -> Iterator[Event]:
         execution=str(run.execution),
         parameters=parameters,
         reads=run.reads.flat(),
+        flops=run.work.total,
     )
     yield from map(Warned, run.warnings)
     yield from loop.train(run.job, state)

@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustdistill.cli import progress, render
-from robustdistill.report.numbers import duration
 from robustdistill.store.plain import plain
 
 if TYPE_CHECKING:
     from robustdistill.prepare import Run
     from robustdistill.spec import RunSpec
-
-
-H100_FLOPS = 4e14  # half of what its bf16 matrix products reach
 
 
 def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) -> None:
@@ -74,20 +70,13 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("eps", f"{facts['eps']:.4g}"),
         ("step", forwards(facts["reads"])),
         ("epochs", f"{facts['epochs']} x {facts['steps_per_epoch']} steps of {facts['batch_size']} = {steps:,} steps"),
-        ("work", work(facts["flops"])),
+        ("work", progress.work(facts["flops"])),
         ("device", facts["device"]),
         ("runs", facts["execution"]),
         ("seeds", ", ".join(map(str, facts["seeds"]))),
         ("would go to", "  ".join(map(str, facts["out"]))),
         *(("warning", text) for text in facts["warnings"]),
     ]
-
-
-def work(flops: float) -> str:
-    """The operations of a run's steps, and what they mean on a large GPU."""
-    pflop = f"{flops / 1e15:,.0f}" if flops >= 1e16 else f"{flops / 1e15:.2g}"
-    taken = duration(flops / H100_FLOPS)
-    return f"{pflop} PFLOP, some {taken} at {H100_FLOPS / 1e12:.0f} TFLOP/s (a guess for one H100 in bf16)"
 
 
 def forwards(reads: Mapping[str, int]) -> str:
