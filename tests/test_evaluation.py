@@ -1,6 +1,7 @@
 """The suite: verdicts example by example, inputs that must be refused, models left as they were found."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 import robustdistill as rd
 from robustdistill.builtin.attacks import CLEAN, FGSM, PGD_SAT
 from robustdistill.errors import PluginError, UserError
-from robustdistill.evaluation.suite import Verdict, judge, wilson, worst
+from robustdistill.evaluation.suite import judge
+from robustdistill.evaluation.verdict import Verdict, wilson, worst
 from robustdistill.logits import Logits
 from robustdistill.registry import default_registry
 from robustdistill.types import Attack
@@ -223,3 +225,72 @@ def test_cifar_weights_are_recognised_and_judged(shared: Path) -> None:
     found = {v.attack: v.accuracy for v in verdicts}
     assert found["clean"] == pytest.approx(0.786, abs=0.18)
     assert found["fgsm"] < found["clean"]
+
+
+def noisy(z: Logits, objective: Any, /, *, eps: float, generator: torch.Generator) -> Tensor:
+    return (z.x + eps * torch.rand(z.x.shape, generator=generator)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("attack", [CLEAN, PGD_SAT, Attack(noisy)])
+@pytest.mark.parametrize("at_once", [1, 3, 7, 1000])
+def test_verdicts_do_not_depend_on_how_many_images_run_at_once(attack: Attack, at_once: int) -> None:
+    network = Tiny()
+    sizes = set[int]()
+    network.register_forward_hook(lambda _, inputs, __: sizes.add(len(inputs[0])))
+    whole = judged(network, attack, batch_size=8)
+    assert sizes == {8, 4}
+    sizes.clear()
+    assert torch.equal(judged(network, attack, batch_size=8, at_once=at_once).correct, whole.correct)
+    assert max(sizes) == min(at_once, 8)
+
+
+class Small(Tiny):
+    """A network on a device that holds three images at most."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_verdict() -> None:
+    small, roomy = Small(), Tiny()
+    small.load_state_dict(roomy.state_dict())
+    assert torch.equal(judged(small, batch_size=8).correct, judged(roomy, batch_size=8).correct)
+    assert all(p.requires_grad and p.grad is None for p in small.parameters())
+
+
+def test_an_image_that_does_not_fit_is_out_of_memory() -> None:
+    class Full(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        judged(Full())
+
+
+class Shelf(dict[str, Any]):
+    """A `Keep` in memory."""
+
+    def put(self, key: str, tensors: Any) -> None:
+        self[key] = tensors
+
+
+def test_an_interrupted_verdict_goes_on_where_it_was() -> None:
+    calls: list[int] = []
+
+    def tired(z: Logits, objective: Any, /, *, eps: float, generator: torch.Generator) -> Tensor:
+        calls.append(len(z.x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        warnings.warn(f"call {len(calls)}", UserWarning, stacklevel=1)
+        return noisy(z, objective, eps=eps, generator=generator)
+
+    network, shelf = Tiny(), Shelf()
+    with pytest.raises(KeyboardInterrupt):
+        judged(network, Attack(tired), batch_size=6, keep=shelf)
+    assert sorted(shelf) == ["attack-0", "attack-6"]
+    again = judged(network, Attack(tired), batch_size=6, keep=shelf)
+    assert calls == [6, 6, 6, 6, 2]
+    assert torch.equal(again.correct, judged(network, Attack(noisy), batch_size=6).correct)
+    assert again.alarms == ("call 1", "call 2", "call 4", "call 5")

@@ -11,7 +11,7 @@ from robustdistill import assemble
 from robustdistill.engine.execution import pick_device
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
-from robustdistill.evaluation.suite import Verdict
+from robustdistill.evaluation.verdict import Verdict
 from robustdistill.registry import Registry, default_registry
 from robustdistill.run import is_checkpoint, load, run_of, stored_spec
 from robustdistill.spec import Node, parse_number
@@ -73,7 +73,7 @@ def evaluate(
     home = next((p.device for p in target.network.parameters()), where)
     try:
         network = target.network.to(where)
-        yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, batch_size=batch_size)
+        yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, at_once=batch_size)
     finally:
         target.network.to(home)
 

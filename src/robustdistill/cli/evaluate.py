@@ -13,7 +13,7 @@ from robustdistill.report.numbers import percent
 from robustdistill.report.tables import Table
 
 if TYPE_CHECKING:
-    from robustdistill.evaluation.suite import Verdict
+    from robustdistill.evaluation.verdict import Verdict
     from robustdistill.judging import Target
     from robustdistill.registry import Registry
     from robustdistill.store.rundir import RunDir

@@ -32,6 +32,8 @@ def check_logits(network: Forward, x: Tensor, y: Tensor) -> None:
     try:
         with torch.no_grad():
             logits = network(x)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise UserError(f"the model does not take images {list(x.shape[1:])}: {error}") from error
     if logits.dim() != 2 or len(logits) != len(x):

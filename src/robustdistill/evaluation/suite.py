@@ -1,11 +1,10 @@
 """One network under a list of attacks: a verdict for every example, each re-judged by a fresh forward."""
 
-import math
+import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 
 from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.checks import check_images, check_labels, check_logits
+from robustdistill.evaluation.fitting import fitted, in_parts
+from robustdistill.evaluation.keep import Keep, Tensors, once, read, spelt
+from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.logits import Forward, Logits, Networks
 from robustdistill.modes import attacked
 from robustdistill.types import Attack, Objective
@@ -20,54 +22,7 @@ from robustdistill.types import Attack, Objective
 MakeGenerator = Callable[[str, int], torch.Generator]
 """(attack name, index of the batch's first example) -> the randomness of that batch."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one attack left: `correct[i]` says that example i is still classified right."""
-
-    attack: str
-    eps: float
-    correct: Tensor
-    labels: Tensor
-    params: Mapping[str, Any]
-    seconds: float
-    alarms: tuple[str, ...] = ()
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of examples still classified right, in [0, 1]."""
-        return float(self.correct.double().mean())
-
-    def per_class(self) -> list[float | None]:
-        """Accuracy of each class that occurs (None for one that does not)."""
-        classes = range(int(self.labels.max()) + 1)
-        parts = [self.correct[self.labels == c].double() for c in classes]
-        return [float(p.mean()) if len(p) else None for p in parts]
-
-    def plain(self) -> dict[str, Any]:
-        """The verdict as JSON values, every example's included."""
-        low, high = wilson(self.accuracy, len(self.correct))
-        classes = self.per_class()
-        return {
-            "attack": self.attack,
-            "eps": self.eps,
-            "n": len(self.correct),
-            "accuracy": self.accuracy,
-            "interval95": [low, high],
-            "per_class": classes,
-            "worst_class": min((c for c in classes if c is not None), default=None),
-            "params": dict(self.params),
-            "seconds": self.seconds,
-            "alarms": list(self.alarms),
-            "correct": "".join("1" if c else "0" for c in self.correct.tolist()),
-        }
-
-
-def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a fraction `p` of `n` examples."""
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+BATCH = 250
 
 
 def judge(
@@ -79,28 +34,42 @@ def judge(
     *,
     eps: float,
     generator: MakeGenerator,
-    batch_size: int = 250,
+    batch_size: int = BATCH,
+    at_once: int = BATCH,
     forward: Forward | None = None,
+    keep: Keep | None = None,
 ) -> Verdict:
     """One attack on images `x` `[N, C, H, W]` (uint8, or float in [0, 1]) with labels `y` `[N]`.
 
-    The network is in eval mode and frozen meanwhile and left as it was found. `eps` is the L-inf radius. `forward`
-    stands in for the network where speed matters more than the last digits: selection, never a reported verdict.
+    The network is in eval mode and frozen meanwhile and left as it was found. `eps` is the L-inf radius. The attack
+    sees `batch_size` images at a time, which draw their noise together; the network at most `at_once` of them, fewer
+    when memory runs out, which changes no verdict. `forward` stands in for the network where speed matters more than
+    the last digits: selection, never a reported verdict. What `keep` holds is not computed again.
     Raises UserError for images, labels or logits that cannot be judged, PluginError for an attack that
     leaves the ball.
     """
     check_images(x)
     check_labels(y, len(x))
     began, parts, plain = time.perf_counter(), [], _plain(network)
-    with warnings.catch_warnings(record=True) as caught, attacked(network), nullcontext() if forward else _exact():
-        warnings.simplefilter("always", UserWarning)
-        for i in range(0, len(x), batch_size):
-            batch = _on_device(x[i : i + batch_size], network), y[i : i + batch_size].to(_home(network).device)
-            check_logits(plain, *batch)
-            parts.append(_batch(forward or plain, *batch, name, attack, eps, generator(name, i)))
-    alarms = tuple(dict.fromkeys(str(w.message) for w in caught))
-    correct = torch.cat(parts).cpu()
-    return Verdict(name, eps, correct, y.cpu(), attack.params, time.perf_counter() - began, alarms)
+
+    def part(start: int, size: int) -> Tensors:
+        images, labels = _on_device(network, x[start : start + batch_size], y[start : start + batch_size])
+        with _heard() as alarms:
+            check_logits(in_parts(plain, size), images, labels)
+            z = Logits(images, labels, Networks(student=in_parts(forward or plain, size)))
+            right = _right(z, name, attack, eps, generator(name, start))
+        return {"right": right.cpu(), "alarms": spelt(alarms)}
+
+    def kept(start: int, size: int) -> Tensors:
+        return once(keep, f"{name}-{start}", lambda: part(start, size))
+
+    with attacked(network), nullcontext() if forward else _exact():
+        for start in range(0, len(x), batch_size):
+            done, at_once = fitted(functools.partial(kept, start), at_once)
+            parts.append(done)
+    alarms = tuple(dict.fromkeys(sentence for done in parts for sentence in read(done["alarms"])))
+    right = torch.cat([done["right"] for done in parts])
+    return Verdict(name, eps, right, y.cpu(), attack.params, time.perf_counter() - began, alarms)
 
 
 def evaluate_all(
@@ -115,24 +84,25 @@ def evaluate_all(
         yield worst(verdicts)
 
 
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The examples that survive every attack."""
-    correct = torch.stack([v.correct for v in verdicts]).all(dim=0)
-    last = verdicts[-1]
-    return Verdict("worst", last.eps, correct, last.labels, {"over": [v.attack for v in verdicts]}, 0.0)
-
-
-def _batch(
-    network: Forward, x: Tensor, y: Tensor, name: str, attack: Attack, eps: float, generator: torch.Generator
-) -> Tensor:
-    z = Logits(x, y, Networks(student=network))
+def _right(z: Logits, name: str, attack: Attack, eps: float, generator: torch.Generator) -> Tensor:
+    """Which images are classified right after the attack, by a fresh forward: bool `[B]`."""
     x_adv = attack.run(z, attack.objective or _no_objective(name), eps=eps, generator=generator, **attack.params)
-    _check_ball(name, x, x_adv, eps)
+    _check_ball(name, z.x, x_adv, eps)
     logits = z.student(x_adv.detach())
     if not bool((finite := logits.isfinite().all(dim=1)).all()):
         warnings.warn("logits on some attacked images are not finite; these count as wrong", UserWarning, stacklevel=2)
-    correct: Tensor = (logits.argmax(dim=1) == y) & finite
+    correct: Tensor = (logits.argmax(dim=1) == z.y) & finite
     return correct
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Python's warnings of the block, as sentences, once it is over."""
+    sentences: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield sentences
+    sentences.extend(dict.fromkeys(" ".join(str(w.message).split()) for w in caught))
 
 
 def _plain(network: nn.Module) -> Forward:
@@ -156,11 +126,11 @@ def _home(network: nn.Module) -> Tensor:
     return next(network.parameters(), torch.empty(0))
 
 
-def _on_device(x: Tensor, network: nn.Module) -> Tensor:
+def _on_device(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     home = _home(network)
     dtype = torch.float64 if home.dtype == torch.float64 else torch.float32  # half precision would leave the ball
     moved = x.to(home.device, dtype)
-    return moved / 255 if x.dtype == torch.uint8 else moved
+    return moved / 255 if x.dtype == torch.uint8 else moved, y.to(home.device)
 
 
 @contextmanager
