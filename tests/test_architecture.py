@@ -39,10 +39,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "errors hookspecs types logits losses modes data evaluation spec.absolute_step",
         "torch pydantic pyautoattack",
     ),
+    "hub": ("errors", "torch timm"),
     "assemble": ("data engine errors logits modes registry spec store types", "torch"),
     "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
     "run": ("assemble engine errors events prepare registry resolve spec store", "torch"),
-    "judging": ("assemble engine errors evaluation registry run spec store types", "torch"),
+    "judging": ("assemble engine errors evaluation hub registry run spec store types", "torch"),
     "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (
         "__version__ bench errors events judging run prepare assemble resolve registry plugins spec store report "

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustdistill import assemble
+from robustdistill import assemble, hub
 from robustdistill.engine.execution import pick_device
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
@@ -54,10 +54,12 @@ def evaluate(
 ) -> Iterator[Verdict]:
     """Judges a network under each attack by name, then under all of them together (`worst`).
 
-    `model`: a module, a run directory, a checkpoint, a teacher's name, a file of weights, or ARCH@FILE.
+    `model`: a module, a run directory, a checkpoint, a teacher's name, a file of weights, ARCH@FILE, or a
+    name of timm's (`timm:NAME`, `hf-hub:USER/REPO`, `local-dir:FOLDER`).
     `images` (uint8, or float in [0, 1]) with `labels`, or else the test images of `data`, `n` at most. A module
     needs `data`, or images, labels and `eps`; it comes back as and where it was. `eps` is the L-inf radius in
-    [0, 1] ("8/255" works), by default that of the run or of the data set.
+    [0, 1] ("8/255" works), by default that of the run or of the data set. `batch_size` images go through the network
+    at once, fewer when memory runs out.
     Raises UserError for what cannot be judged. Iterate to drive it: one `Verdict` an attack.
     """
     registry = registry or default_registry()
@@ -98,7 +100,10 @@ def find_target(
     known = registry.units("teacher").get(str(model).partition("@")[0])
     name = data or (known.dataset if known else DEFAULT_DATA)
     dataset = registry.get("dataset", name)
-    network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
+    if hub.names(str(model)):
+        network = hub.load(str(model), len(dataset.classes))
+    else:
+        network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
     return Target(network, str(model), name, directory, None)
 
 

@@ -25,7 +25,8 @@ def evaluate(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="A run, a checkpoint, a teacher, a file of weights, or ARCH@FILE. [the newest run under runs/]",
+            help="A run, a checkpoint, a teacher, a file of weights, ARCH@FILE, timm:NAME, hf-hub:USER/REPO or "
+            "local-dir:FOLDER. [the newest run under runs/]",
             metavar="TARGET",
         ),
     ] = None,
@@ -34,7 +35,7 @@ def evaluate(
     data_dir: Annotated[str | None, Flag(help="Folder that holds the data set.", metavar="DIR")] = None,
     n: Annotated[int | None, Flag("--n", help="The first N test images only.", metavar="N", min=1)] = None,
     eps: Annotated[str | None, Flag(help="L-inf radius: 0.03 or 8/255. [the target's]", metavar="NUMBER")] = None,
-    batch_size: Annotated[int, Flag(help="Images at a time.", metavar="N", min=1)] = 250,
+    batch_size: Annotated[int, Flag(help="Images in one forward at most.", metavar="N", min=1)] = 250,
     seed: Annotated[int | None, Flag(help="Seed of the attacks. [the run's, or 0]", metavar="N")] = None,
     device: Annotated[str, Flag(help="auto, cpu, cuda or cuda:N.", metavar="NAME")] = "auto",
     json_: Annotated[bool, Flag("--json", help="Verdicts to stdout, one JSON object a line.")] = False,

@@ -1,0 +1,60 @@
+"""Networks by timm's names: `timm:NAME`, `hf-hub:USER/REPO`, `local-dir:FOLDER`, with their normalisation inside."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdistill.errors import UserError, nearest
+
+TIMM, HUB, FOLDER = "timm:", "hf-hub:", "local-dir:"
+
+
+def names(text: str) -> bool:
+    """Whether `text` names a network of timm's."""
+    return text.startswith((TIMM, HUB, FOLDER))
+
+
+class Normalised(nn.Module):
+    """network((x - mean) / std), per channel: x is in [0, 1] for whoever attacks it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def load(name: str, classes: int) -> nn.Module:
+    """The trained network that `name` means, in eval mode: images in [0, 1] -> logits `[B, classes]`.
+
+    timm finds architecture, weights, mean and std (its `pretrained_cfg`), in its cache or on the hub; weights are read
+    without executing code. Raises UserError for a name that timm does not know, weights that cannot be had, and
+    another number of classes.
+    """
+    import timm  # here and not above: it takes seconds
+
+    short = name.removeprefix(TIMM)
+    try:
+        network = timm.create_model(short, pretrained=True)
+    except RuntimeError as error:
+        raise UserError(f"timm has no trained {short!r} ({error}){_near(short)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the weights of {name!r} cannot be had: {error}; check the name and the network") from error
+    if (has := network.num_classes) != classes:
+        raise UserError(f"{name!r} tells {has} classes apart and the data has {classes}; name a network of that data")
+    config: Any = network.pretrained_cfg
+    return Normalised(network, tuple(config["mean"]), tuple(config["std"])).eval()
+
+
+def _near(short: str) -> str:
+    import timm
+
+    return nearest(short, timm.list_models(pretrained=True)).partition(". Known")[0].partition(" Known")[0]
