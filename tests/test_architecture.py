@@ -43,11 +43,15 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "assemble": ("data engine errors logits modes registry spec store types", "torch"),
     "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
     "run": ("assemble engine errors events prepare registry resolve spec store", "torch"),
-    "judging": ("assemble engine errors evaluation hub registry run spec store types", "torch"),
+    "targets": ("assemble hub registry run spec store", "torch"),
+    "judging": (
+        "__version__ assemble data engine errors evaluation registry spec store targets types",
+        "torch",
+    ),
     "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (
-        "__version__ bench errors events judging run prepare assemble resolve registry plugins spec store report "
-        "logits types",
+        "__version__ bench errors events judging targets run prepare assemble resolve registry plugins spec store "
+        "report logits types",
         "typer",
     ),
     "__main__": ("cli", ""),

@@ -1,40 +1,31 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from robustdistill import assemble, hub
+from robustdistill import __version__, assemble
+from robustdistill.data import cache
 from robustdistill.engine.execution import pick_device
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
+from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict
 from robustdistill.registry import Registry, default_registry
-from robustdistill.run import is_checkpoint, load, run_of, stored_spec
-from robustdistill.spec import Node, parse_number
+from robustdistill.spec import parse_number
 from robustdistill.store import rundir
 from robustdistill.store.atomic import write_atomic
+from robustdistill.store.partial import Partial
 from robustdistill.store.plain import dumps
-from robustdistill.types import Attack, Dataset, Split
+from robustdistill.targets import Target, find_target
+from robustdistill.types import Attack, Dataset, Split, Watch
 
 DEFAULT_ATTACKS = ("clean", "fgsm", "pgd", "pgd-trades", "cw")
-DEFAULT_DATA = "digits"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is judged: a network, the data that it was made for, and the run that it came from, if any."""
-
-    network: nn.Module
-    name: str
-    data: str
-    directory: str | None
-    eps: float | None
-    seed: int = 0
-    store: rundir.RunDir | None = None
 
 
 def evaluate(
@@ -48,7 +39,7 @@ def evaluate(
     n: int | None = None,
     eps: float | str | None = None,
     seed: int | None = None,
-    batch_size: int = 250,
+    batch_size: int = suite.BATCH,
     device: str = "auto",
     registry: Registry | None = None,
 ) -> Iterator[Verdict]:
@@ -65,19 +56,65 @@ def evaluate(
     registry = registry or default_registry()
     if isinstance(model, nn.Module) and data is None and (images is None or eps is None):
         raise UserError("a module does not say what it is for: give data=NAME, or images, labels and eps")
-    target = find_target(model, registry, data, data_dir)
-    dataset: Dataset = registry.get("dataset", target.data)
     chosen = chosen_attacks(attacks, registry)
-    x, y = _images(images, labels, dataset, target, n)
-    radius = _radius(eps if eps is not None else target.eps or dataset.eps)
-    where = pick_device(device)
-    make = assemble.judging_generator(target.seed if seed is None else seed, where, registry)
-    home = next((p.device for p in target.network.parameters()), where)
-    try:
-        network = target.network.to(where)
-        yield from suite.evaluate_all(network, x, y, chosen, eps=radius, generator=make, at_once=batch_size)
-    finally:
-        target.network.to(home)
+    target = find_target(model, registry, data, data_dir)
+    at = case(target, registry, images, labels, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
+    yield from at.verdicts(chosen)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network before its judges: on which images, within which radius, from which seed, on which device."""
+
+    target: Target
+    x: Tensor
+    y: Tensor
+    eps: float
+    seed: int
+    device: torch.device
+    registry: Registry
+    batch_size: int
+
+    def verdicts(
+        self, attacks: Mapping[str, Attack], keep: Keep | None = None, watch: Watch | None = None
+    ) -> Iterator[Verdict]:
+        """Each attack's verdict, then the worst case of several. What `keep` holds is not judged again."""
+        make = assemble.judging_generator(self.seed, self.device, self.registry)
+        how: dict[str, Any] = {"at_once": self.batch_size, "keep": keep, "watch": watch}
+        with self._there() as network:
+            yield from suite.evaluate_all(network, self.x, self.y, attacks, eps=self.eps, generator=make, **how)
+
+    def fingerprint(self) -> str:
+        """A name for all that decides the verdicts but the attacks: weights, images, radius, seed, versions, device."""
+        facts = (__version__, torch.__version__, self.device.type, self.eps, self.seed)
+        return fingerprint(self.target.network, self.x, self.y, *map(str, facts))
+
+    @contextmanager
+    def _there(self) -> Iterator[nn.Module]:
+        home = next((p.device for p in self.target.network.parameters()), self.device)
+        try:
+            yield self.target.network.to(self.device)
+        finally:
+            self.target.network.to(home)
+
+
+def case(
+    target: Target,
+    registry: Registry,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    n: int | None,
+    eps: float | str | None,
+    seed: int | None,
+    batch_size: int,
+    device: str,
+) -> Case:
+    """A target with what else has to be settled before it is judged; options as in `evaluate`."""
+    dataset: Dataset = registry.get("dataset", target.data)
+    radius, where = _radius(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
+    x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
+    return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
 
 
 def chosen_attacks(names: Sequence[str], registry: Registry) -> dict[str, Attack]:
@@ -85,42 +122,6 @@ def chosen_attacks(names: Sequence[str], registry: Registry) -> dict[str, Attack
     ordered = ["clean", *(n for n in dict.fromkeys(names) if n != "clean")]
     attacks = {name: registry.get("attack", name) for name in ordered}
     return {name: replace(a, params=registry.params("attack", name, {}, name)) for name, a in attacks.items()}
-
-
-def find_target(
-    model: nn.Module | str | Path, registry: Registry, data: str | None, data_dir: str | Path | None
-) -> Target:
-    """What `model` means (see `evaluate`)."""
-    directory = str(data_dir) if data_dir is not None else None
-    if isinstance(model, nn.Module):
-        return Target(model, type(model).__name__, data or DEFAULT_DATA, directory, None)
-    path = Path(model)
-    if (path / rundir.SPEC).exists() or is_checkpoint(path):
-        return _run_target(path, registry, data, directory)
-    known = registry.units("teacher").get(str(model).partition("@")[0])
-    name = data or (known.dataset if known else DEFAULT_DATA)
-    dataset = registry.get("dataset", name)
-    if hub.names(str(model)):
-        network = hub.load(str(model), len(dataset.classes))
-    else:
-        network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
-    return Target(network, str(model), name, directory, None)
-
-
-def _run_target(path: Path, registry: Registry, data: str | None, directory: str | None) -> Target:
-    store = run_of(path)
-    spec = stored_spec(store)
-    network = load(path, registry=registry)
-    same = data in (None, spec.data.name)
-    return Target(
-        network,
-        store.name,
-        data or spec.data.name,
-        directory or (spec.data.dir if same else None),
-        spec.eps if same else None,
-        spec.seed,
-        store,
-    )
 
 
 def _images(
@@ -142,6 +143,14 @@ def _radius(eps: float | str) -> float:
     if not 0 <= value < 1:
         raise UserError(f"eps {value:g} is no radius for pixels in [0, 1]; did you mean {value:g}/255?")
     return value
+
+
+def parts(case: Case) -> Partial | None:
+    """Where the finished parts of this evaluation wait for its end, in the user's cache; None without a home folder."""
+    try:
+        return Partial(cache.folder() / "evaluations" / case.fingerprint()[:32])
+    except RuntimeError:
+        return None
 
 
 def keep(store: rundir.RunDir, verdicts: Sequence[Verdict], facts: Mapping[str, Any]) -> Path:

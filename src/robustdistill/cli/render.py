@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -69,13 +69,13 @@ def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """A moving sign on stderr while the block runs, on a terminal only."""
+def waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """A moving sign with a text on stderr while the block runs, on a terminal only; gives what changes the text."""
     if not on_terminal(sys.stderr):
-        yield
+        yield lambda _: None
         return
-    with console(sys.stderr).status(text):
-        yield
+    with console(sys.stderr).status(text) as status:
+        yield status.update
 
 
 def live(events: Iterable[Event]) -> Finished:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.checks import check_images, check_labels, check_logits
 from robustdistill.evaluation.fitting import fitted, in_parts
-from robustdistill.evaluation.keep import Keep, Tensors, once, read, spelt
+from robustdistill.evaluation.keep import Keep, Tensors, key, once, read, spelt
 from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.logits import Forward, Logits, Networks
 from robustdistill.modes import attacked
-from robustdistill.types import Attack, Objective
+from robustdistill.types import Attack, Objective, Progress, Stage, Watch
 
 MakeGenerator = Callable[[str, int], torch.Generator]
 """(attack name, index of the batch's first example) -> the randomness of that batch."""
@@ -38,38 +39,29 @@ def judge(
     at_once: int = BATCH,
     forward: Forward | None = None,
     keep: Keep | None = None,
+    watch: Watch | None = None,
 ) -> Verdict:
     """One attack on images `x` `[N, C, H, W]` (uint8, or float in [0, 1]) with labels `y` `[N]`.
 
     The network is in eval mode and frozen meanwhile and left as it was found. `eps` is the L-inf radius. The attack
     sees `batch_size` images at a time, which draw their noise together; the network at most `at_once` of them, fewer
     when memory runs out, which changes no verdict. `forward` stands in for the network where speed matters more than
-    the last digits: selection, never a reported verdict. What `keep` holds is not computed again.
+    the last digits: selection, never a reported verdict. What `keep` holds is not computed again; `watch` hears of
+    each batch.
     Raises UserError for images, labels or logits that cannot be judged, PluginError for an attack that
     leaves the ball.
     """
     check_images(x)
     check_labels(y, len(x))
-    began, parts, plain = time.perf_counter(), [], _plain(network)
-
-    def part(start: int, size: int) -> Tensors:
-        images, labels = _on_device(network, x[start : start + batch_size], y[start : start + batch_size])
-        with _heard() as alarms:
-            check_logits(in_parts(plain, size), images, labels)
-            z = Logits(images, labels, Networks(student=in_parts(forward or plain, size)))
-            right = _right(z, name, attack, eps, generator(name, start))
-        return {"right": right.cpu(), "alarms": spelt(alarms)}
-
-    def kept(start: int, size: int) -> Tensors:
-        return once(keep, f"{name}-{start}", lambda: part(start, size))
-
+    began, job = time.perf_counter(), _Job(network, forward or plain_forward(network), x, y, name, attack, eps, keep)
     with attacked(network), nullcontext() if forward else _exact():
-        for start in range(0, len(x), batch_size):
-            done, at_once = fitted(functools.partial(kept, start), at_once)
-            parts.append(done)
-    alarms = tuple(dict.fromkeys(sentence for done in parts for sentence in read(done["alarms"])))
-    right = torch.cat([done["right"] for done in parts])
-    return Verdict(name, eps, right, y.cpu(), attack.params, time.perf_counter() - began, alarms)
+        if attack.ensemble:
+            right, alarms, stages = _at_once(job, at_once, watch)
+        else:
+            right, alarms, stages = _by_batches(job, generator, batch_size, at_once, watch)
+    return Verdict(
+        name, eps, right, y.cpu(), attack.params, time.perf_counter() - began, alarms, stages, attack.summary
+    )
 
 
 def evaluate_all(
@@ -84,15 +76,74 @@ def evaluate_all(
         yield worst(verdicts)
 
 
-def _right(z: Logits, name: str, attack: Attack, eps: float, generator: torch.Generator) -> Tensor:
-    """Which images are classified right after the attack, by a fresh forward: bool `[B]`."""
-    x_adv = attack.run(z, attack.objective or _no_objective(name), eps=eps, generator=generator, **attack.params)
-    _check_ball(name, z.x, x_adv, eps)
-    logits = z.student(x_adv.detach())
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same from batch to batch."""
+
+    network: nn.Module
+    forward: Forward
+    x: Tensor
+    y: Tensor
+    name: str
+    attack: Attack
+    eps: float
+    keep: Keep | None
+
+
+Judged = tuple[Tensor, tuple[str, ...], tuple[Stage, ...]]
+"""Which images are still right, alarms, and an ensemble's stages."""
+
+
+def _by_batches(job: _Job, generator: MakeGenerator, batch_size: int, at_once: int, watch: Watch | None) -> Judged:
+    parts, starts = [], range(0, len(job.x), batch_size)
+    for start in starts:
+        part, at_once = fitted(functools.partial(_kept, job, slice(start, start + batch_size), generator), at_once)
+        parts.append(part)
+        if watch:
+            watch(Progress(job.name, len(parts), len(starts), sum(int(p["right"].sum()) for p in parts)))
+    alarms = tuple(dict.fromkeys(sentence for part in parts for sentence in read(part["alarms"])))
+    return torch.cat([part["right"] for part in parts]), alarms, ()
+
+
+def _kept(job: _Job, rows: slice, generator: MakeGenerator, at_once: int) -> Tensors:
+    name = key(job.name, job.attack.params, rows.start, rows.stop)
+    return once(job.keep, name, functools.partial(_part, job, rows, generator, at_once))
+
+
+def _part(job: _Job, rows: slice, generator: MakeGenerator, at_once: int) -> Tensors:
+    """One batch: its draws depend on where it starts, not on how much of it runs at once."""
+    images, labels = _on_device(job.network, job.x[rows], job.y[rows])
+    with _heard() as alarms:
+        check_logits(in_parts(plain_forward(job.network), at_once), images, labels)
+        z = Logits(images, labels, Networks(student=in_parts(job.forward, at_once)))
+        ascended = job.attack.objective or _no_objective(job.name)
+        draws = generator(job.name, rows.start)
+        x_adv = job.attack.run(z, ascended, eps=job.eps, generator=draws, **job.attack.params)
+        right = _right(job, images, x_adv, labels, at_once)
+    return {"right": right, "alarms": spelt(alarms)}
+
+
+def _at_once(job: _Job, at_once: int, watch: Watch | None) -> Judged:
+    """An ensemble sees the whole set: what it draws depends on which images still stand."""
+    assert job.attack.ensemble
+    images, labels = _on_device(job.network, job.x, job.y)
+    common = {"eps": job.eps, "keep": job.keep, "watch": watch}
+    run = functools.partial(job.attack.ensemble, job.forward, images, labels, **common, **job.attack.params)
+    with _heard() as alarms:
+        outcome, at_once = fitted(lambda size: run(at_once=size), at_once)
+        right = _right(job, images, outcome.x_adv, labels, at_once)
+    return right, (*outcome.notes, *alarms), outcome.stages
+
+
+def _right(job: _Job, x: Tensor, x_adv: Tensor, y: Tensor, at_once: int) -> Tensor:
+    """Which images are classified right after the attack, by a fresh forward: bool `[B]`, on the CPU."""
+    _check_ball(job.name, x, x_adv, job.eps)
+    with torch.no_grad():
+        logits = in_parts(job.forward, at_once)(x_adv.detach())
     if not bool((finite := logits.isfinite().all(dim=1)).all()):
         warnings.warn("logits on some attacked images are not finite; these count as wrong", UserWarning, stacklevel=2)
-    correct: Tensor = (logits.argmax(dim=1) == z.y) & finite
-    return correct
+    correct: Tensor = (logits.argmax(dim=1) == y) & finite
+    return correct.cpu()
 
 
 @contextmanager
@@ -105,7 +156,8 @@ def _heard() -> Iterator[list[str]]:
     sentences.extend(dict.fromkeys(" ".join(str(w.message).split()) for w in caught))
 
 
-def _plain(network: nn.Module) -> Forward:
+def plain_forward(network: nn.Module) -> Forward:
+    """The network itself, whatever its number format: images are cast to it."""
     return lambda v: network(v.to(_home(network).dtype))
 
 

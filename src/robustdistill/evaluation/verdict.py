@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustdistill.types import Stage
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -20,6 +22,8 @@ class Verdict:
     params: Mapping[str, Any]
     seconds: float
     alarms: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    summary: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -38,6 +42,7 @@ class Verdict:
         classes = self.per_class()
         return {
             "attack": self.attack,
+            "summary": self.summary,
             "eps": self.eps,
             "n": len(self.correct),
             "accuracy": self.accuracy,
@@ -47,6 +52,11 @@ class Verdict:
             "params": dict(self.params),
             "seconds": self.seconds,
             "alarms": list(self.alarms),
+            **(
+                {"stages": [{"name": s.name, "accuracy": s.accuracy, "seconds": s.seconds} for s in self.stages]}
+                if self.stages
+                else {}
+            ),
             "correct": "".join("1" if c else "0" for c in self.correct.tolist()),
         }
 
@@ -61,5 +71,5 @@ def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """The examples that survive every attack."""
     correct = torch.stack([v.correct for v in verdicts]).all(dim=0)
-    last = verdicts[-1]
-    return Verdict("worst", last.eps, correct, last.labels, {"over": [v.attack for v in verdicts]}, 0.0)
+    last, over = verdicts[-1], {"over": [v.attack for v in verdicts]}
+    return Verdict("worst", last.eps, correct, last.labels, over, 0.0, summary="right under all of them")

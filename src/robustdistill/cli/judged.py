@@ -1,0 +1,88 @@
+"""Running what `eval` asked for, and its table."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustdistill.cli import failures, progress, render
+from robustdistill.report.numbers import percent
+from robustdistill.report.tables import Table
+
+if TYPE_CHECKING:
+    from robustdistill.evaluation.verdict import Verdict
+    from robustdistill.judging import Case
+    from robustdistill.store.rundir import RunDir
+    from robustdistill.types import Attack, Progress
+
+
+def names(attacks: str | None) -> list[str]:
+    """The attacks in the order in which they run: `clean` is always the first."""
+    from robustdistill.judging import DEFAULT_ATTACKS
+
+    given = [name.strip() for name in attacks.split(",") if name.strip()] if attacks else DEFAULT_ATTACKS
+    return list(dict.fromkeys(["clean", *given]))
+
+
+def follow(case: "Case", attacks: "Mapping[str, Attack]", as_json: bool) -> "list[Verdict]":
+    """Each attack's verdict and the worst case of them, told as they come; interrupted, it says how to go on."""
+    from robustdistill import judging
+
+    kept = judging.parts(case)
+    try:
+        verdicts = _verdicts(case, attacks, kept, as_json)
+    except KeyboardInterrupt:
+        tail = "what is done is kept, and the same command goes on from there" if kept else "nothing was kept"
+        print(f"interrupted; {tail}", file=sys.stderr)
+        raise
+    if kept:
+        kept.clear()
+    return verdicts
+
+
+def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: Any, as_json: bool) -> "list[Verdict]":
+    verdicts = []
+    with render.waiting("") as tell:
+
+        def watch(now: "Progress") -> None:
+            tell(f"{now.attack}: {now.done} of {now.units} batches, {now.standing:,} images still right")
+
+        for verdict in case.verdicts(attacks, kept, watch):
+            verdicts.append(verdict)
+            if as_json:
+                progress.emit({"event": "verdict", **verdict.plain()})
+    return verdicts
+
+
+def keep(store: "RunDir | None", out: Path | None, verdicts: "Sequence[Verdict]", facts: Mapping[str, Any]) -> None:
+    """Writes every verdict, image by image: into the run's folder, and into the file that was asked for."""
+    from robustdistill import judging
+    from robustdistill.store.atomic import write_atomic
+    from robustdistill.store.plain import dumps
+
+    if store is not None:
+        judging.keep(store, verdicts, facts)
+    if out is not None:
+        write_atomic(out, dumps({**facts, "verdicts": [v.plain() for v in verdicts]}))
+
+
+def report(verdicts: "Sequence[Verdict]", facts: Mapping[str, Any], as_json: bool) -> None:
+    """The table and the alarms, or one JSON object."""
+    if as_json:
+        progress.emit({"event": "judged", **facts, "accuracies": {v.attack: v.accuracy for v in verdicts}})
+        return
+    print(f"{facts['target']}: {facts['n']:,} test images of {facts['data']}, eps {facts['eps']:.4g}\n")
+    render.show(_table(verdicts))
+    render.say([f"{v.attack}: {failures.one_line(alarm)}" for v in verdicts for alarm in v.alarms])
+
+
+def _table(verdicts: "Sequence[Verdict]") -> Table:
+    rows = []
+    for verdict in verdicts:
+        v = verdict.plain()
+        interval = " - ".join(percent(p, 1) for p in v["interval95"])
+        numbers = (percent(v["accuracy"]), interval, percent(v["worst_class"], 1), f"{verdict.seconds:.1f}")
+        rows.append((verdict.attack, verdict.summary, *numbers))
+    return Table(
+        ("attack", "what it is", "accuracy %", "95 % interval", "worst class", "seconds"), tuple(rows), words=2
+    )

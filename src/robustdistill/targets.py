@@ -1,0 +1,63 @@
+"""What `eval` is asked to judge: a run, a checkpoint, a name, a file or a module, turned into a network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from robustdistill import assemble, hub
+from robustdistill.registry import Registry
+from robustdistill.run import is_checkpoint, load, run_of, stored_spec
+from robustdistill.spec import Node
+from robustdistill.store import rundir
+
+DEFAULT_DATA = "digits"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is judged: a network, the data that it was made for, and the run that it came from, if any."""
+
+    network: nn.Module
+    name: str
+    data: str
+    directory: str | None
+    eps: float | None
+    seed: int = 0
+    store: rundir.RunDir | None = None
+
+
+def find_target(
+    model: nn.Module | str | Path, registry: Registry, data: str | None, data_dir: str | Path | None
+) -> Target:
+    """What `model` means (see `evaluate`)."""
+    directory = str(data_dir) if data_dir is not None else None
+    if isinstance(model, nn.Module):
+        return Target(model, type(model).__name__, data or DEFAULT_DATA, directory, None)
+    path = Path(model)
+    if (path / rundir.SPEC).exists() or is_checkpoint(path):
+        return _run_target(path, registry, data, directory)
+    known = registry.units("teacher").get(str(model).partition("@")[0])
+    name = data or (known.dataset if known else DEFAULT_DATA)
+    dataset = registry.get("dataset", name)
+    if hub.names(str(model)):
+        network = hub.load(str(model), len(dataset.classes))
+    else:
+        network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
+    return Target(network, str(model), name, directory, None)
+
+
+def _run_target(path: Path, registry: Registry, data: str | None, directory: str | None) -> Target:
+    store = run_of(path)
+    spec = stored_spec(store)
+    network = load(path, registry=registry)
+    same = data in (None, spec.data.name)
+    return Target(
+        network,
+        store.name,
+        data or spec.data.name,
+        directory or (spec.data.dir if same else None),
+        spec.eps if same else None,
+        spec.seed,
+        store,
+    )

@@ -1,0 +1,32 @@
+"""What plugins are made of: objectives and attacks are functions, everything else is a record or a module."""
+
+from robustdistill.types.attacks import Attack, AttackFn, Ensemble, Outcome, Progress, Stage, Watch
+from robustdistill.types.data import Augment, Dataset, Split, Splits
+from robustdistill.types.methods import Method, Recipe, Variant
+from robustdistill.types.modifiers import Closure, Modifier, descend
+from robustdistill.types.networks import Model, Teacher, Weights
+from robustdistill.types.objectives import Objective
+
+__all__ = [
+    "Attack",
+    "AttackFn",
+    "Augment",
+    "Closure",
+    "Dataset",
+    "Ensemble",
+    "Method",
+    "Model",
+    "Modifier",
+    "Objective",
+    "Outcome",
+    "Progress",
+    "Recipe",
+    "Split",
+    "Splits",
+    "Stage",
+    "Teacher",
+    "Variant",
+    "Watch",
+    "Weights",
+    "descend",
+]

@@ -1,0 +1,62 @@
+"""Data sets: their images, and what they own of a run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as uint8 `[N, C, H, W]` and labels as int64 `[N]`, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, cut once and for all: `train` to learn from, `holdout` to select by, `test` to report."""
+
+    train: Split
+    holdout: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop after zero-padding by `pad` pixels (a shift by at most `pad`), and horizontal flip."""
+
+    pad: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set and what it owns of a run: radius, augmentation, default student and teacher."""
+
+    load: Callable[[Path | None], Splits]
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    eps: float | str
+    augment: Augment
+    student: str
+    teacher: str
+    needs_dir: bool = False
+    summary: str = ""
+    licence: str = ""
+
+    def layer(self) -> dict[str, Any]:
+        """What the data set decides, as a layer of a run spec."""
+        return {
+            "data": {"augment": {"pad": self.augment.pad, "flip": self.augment.flip}},
+            "eps": self.eps,
+            "student": {"name": self.student},
+            "teachers": {"robust": {"name": self.teacher}},
+        }

@@ -1,0 +1,39 @@
+"""What a modifier is, and the plain outer step that it may replace."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustdistill.types.objectives import Objective
+
+
+class Modifier(nn.Module):
+    """Wraps any method: other objectives around the same step, or another way to take the outer step.
+
+    Both methods may be left as they are. State lives in buffers that are updated in place; an optional
+    `end_epoch()` is called after each epoch.
+    """
+
+    replaces_update = False
+
+    def wrap(self, inner: Objective, outer: Objective) -> tuple[Objective, Objective]:
+        """The pair that takes the place of (inner, outer)."""
+        return inner, outer
+
+    def update(self, student: nn.Module, closure: "Closure", optimizer: torch.optim.Optimizer) -> Tensor:
+        """One outer step; set `replaces_update` when overriding. Returns the loss that it descended."""
+        return descend(student, closure, optimizer)
+
+
+Closure = Callable[[], Tensor]
+"""Builds a fresh `z.update(x')` each time it is called and returns the batch's mean outer loss."""
+
+
+def descend(student: nn.Module, closure: Closure, optimizer: torch.optim.Optimizer) -> Tensor:
+    """The plain outer step: one loss, one backward, one optimiser step. Returns the loss, a scalar."""
+    optimizer.zero_grad()
+    loss = closure()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach()
