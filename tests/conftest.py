@@ -1,11 +1,14 @@
 """Fixtures every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+# Read when the library is imported, here and in every process that a test starts: no test downloads anything.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(ROOT / ".pytest_cache" / "hub")}
 
 
 @pytest.fixture(autouse=True)

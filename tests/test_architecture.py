@@ -63,7 +63,12 @@ FOR_TYPES = {  # and what besides under `if TYPE_CHECKING:`, which does not run
     "cli": "evaluation",
     "__init__": "judging logits run spec types",
 }
-ONLY_IN = {"rich": "cli/render.py", "pyautoattack": "builtin/autoattack.py"}  # the one file that may import it
+ONLY_IN = {  # the one file that may import it
+    "rich": "cli/render.py",
+    "pyautoattack": "builtin/autoattack.py",
+    "huggingface_hub": "data/download.py",
+    "torchvision": "data/download.py",
+}
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ REFUSALS = {
     "eval runs": "runs is not a run directory: it has no spec.toml",
     "eval --out trained.txt": "trained.txt exists already",
     "eval --out no/such/folder.json": "there is no folder no/such",
-    "train --method sat --student digits-net --data cifar10": "give the folder that holds it with --data-dir",
+    "train --method sat --student digits-net --data cifar10": "CIFAR-10 was not downloaded before, and HF_HUB_OFFLINE",
     "train --method sat --student digits-net --data cifar10 --data-dir nowhere": "there is no folder nowhere",
     f"train --method sat --out {RUN}": "already holds a run. Go on with it by --resume",
     "train -c missing.toml": "there is no spec file missing.toml",

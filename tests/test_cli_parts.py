@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import re
 import sys
 import time
@@ -211,6 +212,22 @@ def test_a_terminal_shows_where_a_run_stands() -> None:
     assert re.search(r"step 4/4  loss 1.5  lr 0.1  1,000 images/s  trd/kl 0.012", shown)
     assert re.search(r"last +2 +90\.00 +40\.00\s+best +1 +90\.00 +50\.00", shown)
     assert max(map(len, shown.replace("\r", "\n").splitlines())) <= 80
+
+
+def test_the_picture_makes_way_for_a_download_and_comes_back() -> None:
+    during: list[object] = []
+
+    def downloading() -> Iterator[Event]:
+        logging.getLogger("robustdistill").warning("downloading")
+        during.append(sys.stderr)
+        for event in EVENTS:
+            time.sleep(0.25 if isinstance(event, Evaluated) else 0)
+            yield event
+
+    with contextlib.redirect_stderr(Terminal()) as screen:
+        assert render.live(downloading()).path == "runs/a"
+    assert during == [screen]  # and not what rich puts in its place
+    assert "mmard  judging" in plain(screen.getvalue())
 
 
 def test_no_color_and_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

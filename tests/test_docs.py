@@ -258,7 +258,7 @@ def test_the_commands_of_the_tutorial_run(
 
 def made_small(arguments: list[str]) -> list[str]:
     """The same command on a handful of images; without data of its own here, or with AutoAttack, only read."""
-    if "--data-dir" in arguments:
+    if "cuda" in arguments:
         return [*arguments, "--print-spec"]
     if arguments[0] == "train" and "--resume" not in arguments:
         return [*arguments, *TINY]

@@ -87,6 +87,7 @@ def test_the_run_directory_holds_everything(finished: Path) -> None:
     assert result["teachers"]["robust"].endswith("Tiny")
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
+    assert environment["data_sha256"]["holdout"].startswith("3d4f644a6ab5")
     assert any("robustdistill.builtin.objectives" in p for p in environment["plugins"])
 
 
@@ -368,9 +369,11 @@ def test_a_resume_refuses_another_teacher_and_announces_another_place(tmp_path: 
         list(rd.resume(out))
     path.write_bytes(kept)
     environment = json.loads((out / "environment.json").read_text())
-    (out / "environment.json").write_text(json.dumps(environment | {"threads": 64}))
-    events = list(rd.resume(out))
-    assert any("not bit for bit: threads 64 -> 1" in e.message for e in events if isinstance(e, Warned))
+    other = {"threads": 64, "data_sha256": environment["data_sha256"] | {"test": "0" * 64}}
+    (out / "environment.json").write_text(json.dumps(environment | other))
+    told = [e.message for e in rd.resume(out) if isinstance(e, Warned)]
+    assert any("not bit for bit: threads 64 -> 1" in message for message in told)
+    assert "the images are not those that the run began with: their sha256 differs" in told
 
 
 def test_what_eval_said_goes_when_the_best_epoch_changes(tmp_path: Path) -> None:

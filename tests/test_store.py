@@ -158,7 +158,7 @@ def test_create_refuses_a_file(tmp_path: Path) -> None:
 
 
 def test_of_two_that_create_the_same_run_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "_refuse_occupied", lambda path: None)  # both have looked, and saw nothing
+    monkeypatch.setattr(rundir, "refuse_occupied", lambda path: None)  # both have looked, and saw nothing
     rundir.create(tmp_path / "run", SPEC, {})
     with pytest.raises(UserError, match="Another process has just started a run"):
         rundir.create(tmp_path / "run", "other", {})

@@ -142,6 +142,16 @@ def load_data(dataset: Dataset, name: str, directory: str | Path | None) -> Spli
     return dataset.load(Path(directory) if directory is not None else None)
 
 
+def blank(dataset: Dataset) -> Splits | None:
+    """Black images, as many as there are, in the place of those that `dataset` would download; None if it does not."""
+    image = (dataset.channels, dataset.size, dataset.size)
+
+    def split(n: int) -> Split:
+        return Split(torch.zeros(n, *image, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64))
+
+    return Splits(*map(split, dataset.downloads)) if dataset.downloads else None
+
+
 def _seen(arch: str, weights: Weights, registry: Registry) -> dict[str, Any]:
     """The parameters, beyond those in the name, that the weights of a named architecture show."""
     if ":" in arch:

@@ -17,7 +17,7 @@ from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
 from robustdistill.spec import RunSpec, from_layer, load_layer
 from robustdistill.store import checkpoint, manifest, rundir
-from robustdistill.store.environment import environment
+from robustdistill.store.environment import data_sha256, environment
 
 Weights = dict[str, Tensor]
 
@@ -46,6 +46,8 @@ def train(
     work.
     """
     registry = registry or default_registry()
+    if out is not None:
+        rundir.refuse_occupied(Path(out))
     run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher)
     store = None
     if out is not None:
@@ -86,15 +88,18 @@ def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
 
 
 def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A sentence if the run does not go on where it began: it is then no longer equal to the bit."""
+    """Sentences if the run does not go on where and with what it began: it is then no longer equal to the bit."""
     keys = ("torch", "device", "device_name", "threads", "mode", "precision")
     changed = [f"{k} {before[k]} -> {now[k]}" for k in keys if k in before and before[k] != now[k]]
-    return [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
+    moved = [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
+    if before.get("data_sha256", now["data_sha256"]) != now["data_sha256"]:
+        moved.append("the images are not those that the run began with: their sha256 differs")
+    return moved
 
 
 def _environment(run: Run) -> dict[str, Any]:
     plugins = [p.origin for p in run.registry.plugins if not p.error]
-    return environment(run.device, plugins) | _execution(run)
+    return environment(run.device, plugins) | _execution(run) | {"data_sha256": data_sha256(run.splits)}
 
 
 def _execution(run: Run) -> dict[str, str]:

@@ -27,7 +27,8 @@ CIFAR10 = Dataset(
     student="rn-18",
     teacher="wrn-34-10",
     needs_dir=True,
-    summary="60,000 photographs of 32x32 pixels, from a folder of parquet files or torchvision's batches",
+    downloads=(48_000, 2_000, 10_000),
+    summary="60,000 photographs of 32x32 pixels, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
 )
 
@@ -51,7 +52,8 @@ CIFAR100 = Dataset(
     student="rn-18",
     teacher="wrn-70-16-swish",
     needs_dir=True,
-    summary="CIFAR-10's sibling of 100 classes, 60,000 photographs in the same two layouts",
+    downloads=(48_000, 2_000, 10_000),
+    summary="CIFAR-10's sibling of 100 classes, 60,000 photographs, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
 )
 

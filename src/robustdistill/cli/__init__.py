@@ -1,5 +1,6 @@
 """The command line. Importing it imports neither torch nor what needs torch: commands do that when they run."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -7,13 +8,15 @@ from typing import NoReturn
 
 from robustdistill.cli import failures
 
-DEBUG = "--debug"
+DEBUG, JSON = "--debug", "--json"
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, or a sentence on stderr and the error's exit code (see `failures`)."""
     given = list(sys.argv[1:] if args is None else args)
     failures.install()
+    if JSON in given:  # a program is listening: nothing moves on stderr while a data set is downloaded
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = _run([a for a in given if a != DEBUG])
     except BaseException as error:

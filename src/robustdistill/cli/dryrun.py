@@ -1,4 +1,4 @@
-"""`train --dry-run`: the run is prepared, data and teachers included, and described; nothing is written."""
+"""`train --dry-run`: the run is prepared, data and teachers included, and described; nothing is written or fetched."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) -> None:
     """What the runs would do; they differ in their seed only, so the first one is prepared."""
+    from robustdistill.assemble import blank
     from robustdistill.prepare import prepare
     from robustdistill.registry import default_registry
 
-    run = prepare(specs[0], default_registry())
+    registry, data = default_registry(), specs[0].data
+    images = blank(registry.get("dataset", data.name)) if data.dir is None else None
+    run = prepare(specs[0], registry, splits=images)
     facts = _facts(run, [spec.seed for spec in specs], folders)
+    facts["data"]["download"] = images is not None
     if as_json:
         progress.emit({"event": "dry-run", **plain(facts)})
     else:
@@ -59,6 +63,8 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     student, data = facts["student"], facts["data"]
     teachers = [f"{role} = {t['name']} ({t['parameters']:,} parameters)" for role, t in facts["teachers"].items()]
     steps = facts["epochs"] * facts["steps_per_epoch"]
+    sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "holdout", "test"))
+    fetched = "; downloaded by the run unless it was before" if data["download"] else ""
     return [
         ("method", ", ".join((facts["method"], *facts["with"]))),
         ("ascends", facts["inner"]),
@@ -66,7 +72,7 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("terms", ", ".join(facts["terms"]) or "one"),
         ("student", f"{student['name']} ({student['parameters']:,} parameters)"),
         ("teachers", "; ".join(teachers) or "none are read"),
-        ("data", f"{data['name']}: {data['train']:,} train, {data['holdout']:,} holdout, {data['test']:,} test"),
+        ("data", f"{data['name']}: {sizes}{fetched}"),
         ("eps", f"{facts['eps']:.4g}"),
         ("step", forwards(facts["reads"])),
         ("epochs", f"{facts['epochs']} x {facts['steps_per_epoch']} steps of {facts['batch_size']} = {steps:,} steps"),

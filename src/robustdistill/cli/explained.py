@@ -123,7 +123,8 @@ def _dataset(found: Dataset) -> Pairs:
     flip = ", horizontal flips" if found.augment.flip else ""
     yield "augmented", f"shifts by up to {found.augment.pad} pixels{flip}"
     yield "by default", f"student {found.student}, teacher {found.teacher}"
-    yield "directory", "needed: --data-dir" if found.needs_dir else "none is needed"
+    brought = "--data-dir; without it the images are downloaded, once" if found.downloads else "needed: --data-dir"
+    yield "directory", brought if found.needs_dir else "none is needed"
     yield from (("licence", text) for text in [found.licence] if text)
 
 

@@ -1,5 +1,6 @@
 """What a terminal shows: tables, and a run while it goes. The only file that knows rich."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -74,8 +76,24 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
     if not on_terminal(sys.stderr):
         yield lambda _: None
         return
-    with console(sys.stderr).status(text) as status:
-        yield status.update
+    with console(sys.stderr).status(text) as sign, giving_way(sign):
+        yield sign.update
+
+
+@contextmanager
+def giving_way(moving: Live | Status) -> Iterator[None]:
+    """What moves on the terminal stops once something is logged in the block: a download shows bars of its own."""
+
+    def stop(_: logging.LogRecord) -> bool:
+        moving.stop()
+        return True
+
+    log = logging.getLogger("robustdistill")
+    log.addFilter(stop)
+    try:
+        yield
+    finally:
+        log.removeFilter(stop)
 
 
 def live(events: Iterable[Event]) -> Finished:
@@ -85,8 +103,10 @@ def live(events: Iterable[Event]) -> Finished:
     def now() -> RenderableType:
         return picture(view)
 
-    with Live(console=screen, get_renderable=now, transient=True, redirect_stdout=False, refresh_per_second=5):
+    moving = Live(console=screen, get_renderable=now, transient=True, redirect_stdout=False, refresh_per_second=5)
+    with moving, giving_way(moving):
         for event in events:
+            moving.start()
             view = advance(view, event)
             if isinstance(event, Warned):
                 screen.print(f"warning: {event.message}")

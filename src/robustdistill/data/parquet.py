@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def read(paths: Sequence[Path], *, label: str = "label", size: int = 32, classes
     return joined([_read_file(path, label, size, classes) for path in paths])
 
 
+def rows(path: Path) -> int:
+    """The number of rows of a file, from its footer. DamagedFile when it is no parquet file."""
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def _read_file(path: Path, label: str, size: int, classes: int) -> Arrays:
     encoded, labels = _columns(path, label)
     images = np.empty((len(encoded), size, size, 3), dtype=np.uint8)
@@ -42,15 +49,22 @@ def _read_file(path: Path, label: str, size: int, classes: int) -> Arrays:
     return Arrays(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), checked_labels(labels, classes, path))
 
 
-def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`; what goes wrong with it in the block is a DamagedFile."""
     import pyarrow as pa  # here and not above: naming a data set need not load it
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read().flatten()
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(f"{path} cannot be read as parquet ({error}); download it again") from error
+
+
+def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:
+    with _opened(path) as file:
+        table = file.read().flatten()
     column = next((f"{name}.bytes" for name in IMAGE_COLUMNS if f"{name}.bytes" in table.column_names), None)
     if column is None or label not in table.column_names:
         raise DamagedFile(

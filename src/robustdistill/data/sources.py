@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustdistill.data import cache, cifar_batches, parquet
+from robustdistill.data import cache, cifar_batches, download, parquet
 from robustdistill.data.arrays import Arrays
 from robustdistill.data.keys import key
 from robustdistill.errors import UserError
@@ -35,11 +35,12 @@ def cifar10(directory: Path | None = None) -> Splits:
     """CIFAR-10: images `[3, 32, 32]`, 48,000 train, 2,000 hold-out (200 a class), 10,000 test.
 
     `directory` holds Hugging Face's parquet files (`train-*.parquet` and `test-*.parquet`, there or in `data/`
-    or `plain_text/`) or torchvision's `cifar-10-batches-py`. The hold-out is chosen by row number: the two
-    layouts order their rows differently and so hold out different images.
+    or `plain_text/`) or torchvision's `cifar-10-batches-py`; without it the data set is downloaded, once (see
+    `download.folder`). The hold-out is chosen by row number: the two layouts order their rows differently and so
+    hold out different images.
 
-    Raises: UserError without a directory or when it holds neither layout; DamagedFile for a file that cannot
-    be read or holds something else than 32x32 RGB images with labels 0 to 9.
+    Raises: UserError when the directory holds neither layout or nothing can be downloaded; DamagedFile for a file
+    that cannot be read or holds something else than 32x32 RGB images with labels 0 to 9.
     """
     return _cifar("cifar10", _CIFAR10, directory)
 
@@ -73,29 +74,33 @@ def split(arrays: Arrays, indices: NDArray[np.int64] | slice = slice(None)) -> S
 
 
 class _Layout(NamedTuple):
-    """How one of the CIFARs is laid out as parquet (places in the folder, column of labels) and as batches."""
+    """How one of the CIFARs is laid out as parquet (places in the folder, column of labels), and whence it comes."""
 
     places: tuple[str, ...]
     label: str
-    batches: cifar_batches.Layout
+    origin: download.Origin
+
+    @property
+    def batches(self) -> cifar_batches.Layout:
+        return self.origin.batches
 
 
-_CIFAR10 = _Layout((".", "data", "plain_text"), "label", cifar_batches.CIFAR10)
-_CIFAR100 = _Layout((".", "data", "cifar100"), "fine_label", cifar_batches.CIFAR100)
+_CIFAR10 = _Layout((".", "data", "plain_text"), "label", download.CIFAR10)
+_CIFAR100 = _Layout((".", "data", "cifar100"), "fine_label", download.CIFAR100)
 
 
 def _cifar(name: str, layout: _Layout, directory: Path | None) -> Splits:
-    train, test = _read(name, layout, _existing(directory, layout.batches.title))
+    train, test = _read(name, layout, _existing(directory, layout.origin))
     per_class = max(1, len(train.labels) // (25 * layout.batches.classes))
     holdout, rest = stratified(train.labels, (per_class,), name)
     return Splits(train=split(train, rest), holdout=split(train, holdout), test=split(test))
 
 
-def _existing(directory: Path | None, title: str) -> Path:
+def _existing(directory: Path | None, origin: download.Origin) -> Path:
     if directory is None:
-        raise UserError(f"{title} does not ship with robustdistill; give the folder that holds it with --data-dir")
+        return download.folder(origin)
     if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}; give the one that holds {title} with --data-dir")
+        raise UserError(f"there is no folder {directory}; give the one that holds {origin.title} with --data-dir")
     return directory
 
 

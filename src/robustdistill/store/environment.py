@@ -1,5 +1,6 @@
 """Where a run ran: what decides whether its numbers can be had again, to the bit or at all."""
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from robustdistill.store.eventlog import now
+from robustdistill.types import Split, Splits
 
 PACKAGES = ("robustdistill", "torchvision", "timm", "pyautoattack", "safetensors", "numpy", "pydantic", "pluggy")
 
@@ -29,6 +31,18 @@ def environment(device: torch.device, plugins: Sequence[object] = ()) -> dict[st
         "git": git_state(Path.cwd()),
         "plugins": list(plugins),
     }
+
+
+def data_sha256(splits: Splits) -> dict[str, str]:
+    """SHA-256 of each split's decoded images (uint8) and labels (int64): where two runs agree, they saw the same."""
+    parts: dict[str, Split] = {"train": splits.train, "holdout": splits.holdout, "test": splits.test}
+    return {name: _sha256(part) for name, part in parts.items()}
+
+
+def _sha256(split: Split) -> str:
+    digest = hashlib.sha256(split.images.contiguous().numpy().data)
+    digest.update(split.labels.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def version(package: str) -> str | None:

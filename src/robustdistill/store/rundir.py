@@ -86,7 +86,7 @@ class RunDir:
 
 def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir:
     """Start a run in `path`, a new or empty directory; UserError when something is there already."""
-    _refuse_occupied(path)
+    refuse_occupied(path)
     path.mkdir(parents=True, exist_ok=True)
     try:
         (path / CHECKPOINTS).mkdir()  # of two processes that start the same run, one makes this folder
@@ -123,7 +123,8 @@ def _changed(run: RunDir) -> float:
     return max(file.stat().st_mtime for name in (SPEC, RESULT) if (file := run.path / name).exists())
 
 
-def _refuse_occupied(path: Path) -> None:
+def refuse_occupied(path: Path) -> None:
+    """UserError unless `path` is free for a new run."""
     if (path / SPEC).exists():
         raise UserError(f"{path} already holds a run. Go on with it by --resume, or choose another --out.")
     if path.exists() and not path.is_dir():

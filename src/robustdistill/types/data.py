@@ -38,7 +38,11 @@ class Augment:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and what it owns of a run: radius, augmentation, default student and teacher."""
+    """A data set and what it owns of a run: radius, augmentation, default student and teacher.
+
+    `needs_dir`: `load` takes the folder that holds the images. `downloads`: without that folder it downloads them;
+    how many it then returns, (train, hold-out, test), is known to a dry run, which downloads nothing.
+    """
 
     load: Callable[[Path | None], Splits]
     classes: tuple[str, ...]
@@ -49,6 +53,7 @@ class Dataset:
     student: str
     teacher: str
     needs_dir: bool = False
+    downloads: tuple[int, int, int] | None = None
     summary: str = ""
     licence: str = ""
 

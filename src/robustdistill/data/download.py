@@ -1,0 +1,192 @@
+"""The two CIFARs from the network, once: as parquet from the Hugging Face hub, else as their authors' archive.
+
+What is said on the way goes to the log `robustdistill`, which without a setting of its own writes to stderr.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from robustdistill.data import cache, cifar_batches, parquet
+from robustdistill.errors import DamagedFile, UserError
+
+LOG = logging.getLogger("robustdistill")
+KIND = "dataset"  # what the hub calls a repository of data
+TORONTO = "www.cs.toronto.edu"
+
+
+class Origin(NamedTuple):
+    """A data set on the hub (a repository, two files there, their numbers of rows), and torchvision's class for it.
+
+    `megabytes`: the size of the archive that torchvision downloads and unpacks as `batches`.
+    """
+
+    repo: str
+    files: tuple[str, str]
+    rows: tuple[int, int]
+    archive: str
+    megabytes: int
+    batches: cifar_batches.Layout
+
+    @property
+    def title(self) -> str:
+        return self.batches.title
+
+
+def _origin(name: str, place: str, archive: str, megabytes: int, layout: cifar_batches.Layout) -> Origin:
+    files = (f"{place}/train-00000-of-00001.parquet", f"{place}/test-00000-of-00001.parquet")
+    return Origin(f"uoft-cs/{name}", files, (50_000, 10_000), archive, megabytes, layout)
+
+
+CIFAR10 = _origin("cifar10", "plain_text", "CIFAR10", 170, cifar_batches.CIFAR10)
+CIFAR100 = _origin("cifar100", "cifar100", "CIFAR100", 169, cifar_batches.CIFAR100)
+
+
+def folder(origin: Origin) -> Path:
+    """The folder of a data set that nobody brought: from the hub's cache, else from our own, else downloaded there.
+
+    Files of the hub are checked each time: the sha256 that the hub states and the number of rows. With
+    HF_HUB_OFFLINE nothing is downloaded. Raises: DamagedFile for a file that is not what it should be, which is then
+    deleted; UserError when no download succeeds.
+    """
+    from huggingface_hub import constants  # here and not above: naming a data set need not load it
+
+    paths = _cached(origin)
+    if paths:
+        return _checked(origin, paths, [_linked(path) for path in paths])
+    if unpacked := _unpacked(origin):
+        return unpacked
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{origin.title} was not downloaded before, and HF_HUB_OFFLINE forbids it now; unset it, or give the "
+            "folder that holds the data with --data-dir FOLDER"
+        )
+    return _downloaded(origin, urlsplit(constants.ENDPOINT).netloc)
+
+
+def _downloaded(origin: Origin, hub: str) -> Path:
+    try:
+        return _from_hub(origin, hub)
+    except DamagedFile:
+        raise
+    except Exception as error:  # the library's HTTP client, and with it the errors, changed from version to version
+        first = f"{hub}: {_cause(error)}"
+    try:
+        return _from_archive(origin, first)
+    except Exception as error:
+        raise UserError(
+            f"{origin.title} cannot be downloaded ({first}; {TORONTO}: {_cause(error)}); try again later, or give the "
+            "folder that holds it with --data-dir FOLDER"
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    """An error in a line. A full disk is no reason to look elsewhere: raised again."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+# ---- the hub ------------------------------------------------------------------------------------------------
+def _cached(origin: Origin) -> list[Path]:
+    """Both files where the hub's cache has them, else nothing. Asks no server."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(origin.repo, file, repo_type=KIND) for file in origin.files]
+    paths = [Path(file) for file in found if isinstance(file, str)]
+    return paths if len(paths) == len(found) else []
+
+
+def _from_hub(origin: Origin, hub: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    stated = [get_hf_file_metadata(hf_hub_url(origin.repo, file, repo_type=KIND)) for file in origin.files]
+    megabytes = sum(file.size or 0 for file in stated) / 1e6
+    LOG.warning("downloading %s (%.0f MB) from %s, once", origin.title, megabytes, hub)
+    paths = [Path(hf_hub_download(origin.repo, file, repo_type=KIND)) for file in origin.files]
+    return _checked(origin, paths, [file.etag for file in stated])
+
+
+def _linked(path: Path) -> str | None:
+    """The sha256 that the hub stated for a file of its cache: the name of what the file is a link to.
+
+    None on systems without links, where it was compared on arrival only.
+    """
+    return Path(os.readlink(path)).name if path.is_symlink() else None
+
+
+def _checked(origin: Origin, paths: Sequence[Path], stated: Sequence[str | None]) -> Path:
+    """The folder of `paths`. DamagedFile at the first that is not what was promised; it is deleted."""
+    for path, sha256, rows in zip(paths, stated, origin.rows, strict=True):
+        if wrong := _wrong(path, sha256, rows):
+            _delete(path)
+            raise DamagedFile(
+                f"{path} {wrong}. It was deleted: run again to download it anew, or give another folder of "
+                f"{origin.title} with --data-dir FOLDER"
+            )
+    return paths[0].parent
+
+
+def _wrong(path: Path, stated: str | None, rows: int) -> str:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if stated not in (None, sha256):
+        return f"has the sha256 {sha256}, but the hub states {stated}"
+    try:
+        found = parquet.rows(path)
+    except DamagedFile:
+        return "is no parquet file"
+    return f"holds {found:,} images, not {rows:,}" if found != rows else ""
+
+
+def _delete(path: Path) -> None:
+    """Deletes a file of the hub's cache with all the links on the way to it."""
+    while path.is_symlink():
+        link, path = path, path.parent / os.readlink(path)
+        link.unlink()
+    path.unlink()
+
+
+# ---- the authors' archive -----------------------------------------------------------------------------------
+def _unpacked(origin: Origin) -> Path | None:
+    """Our cache folder if it holds the unpacked archive."""
+    with suppress(RuntimeError):  # no home folder
+        return cache.folder() if (cache.folder() / origin.batches.folder).is_dir() else None
+    return None
+
+
+def _from_archive(origin: Origin, why: str) -> Path:
+    """torchvision downloads the archive, compares its md5 and unpacks it; only then it gets its place."""
+    from torchvision import datasets
+
+    home, name = cache.folder(), origin.batches.folder
+    LOG.warning(
+        "%s; downloading %s (%d MB) from %s, once: this server is slow, and what it has is in another order, so that "
+        "other images are held out",
+        *(why, origin.title, origin.megabytes, TORONTO),
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as scratch, _bars_for_terminals():
+        getattr(datasets, origin.archive)(scratch, train=False, download=True)
+        if not (home / name).is_dir():  # another process may have been faster
+            os.replace(Path(scratch, name), home / name)
+    return home
+
+
+@contextmanager
+def _bars_for_terminals() -> Iterator[None]:
+    """What the block prints goes to stderr where the hub's own progress bars would, else nowhere."""
+    from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
+
+    with open(os.devnull, "w") as nowhere:
+        stream = nowhere if are_progress_bars_disabled() or not sys.stderr.isatty() else sys.stderr
+        with redirect_stdout(stream), redirect_stderr(stream):
+            yield
