@@ -294,3 +294,14 @@ def test_an_interrupted_verdict_goes_on_where_it_was() -> None:
     assert calls == [6, 6, 6, 6, 2]
     assert torch.equal(again.correct, judged(network, Attack(noisy), batch_size=6).correct)
     assert again.alarms == ("call 1", "call 2", "call 4", "call 5")
+
+
+class Cut(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+def test_logits_without_a_gradient_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="no attack by gradients"):
+        judged(Cut())
+    assert judged(Cut(), CLEAN).correct.any()

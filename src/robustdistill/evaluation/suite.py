@@ -118,7 +118,7 @@ def _part(job: _Job, rows: slice, generator: MakeGenerator, at_once: int) -> Ten
         z = Logits(images, labels, Networks(student=in_parts(job.forward, at_once)))
         ascended = job.attack.objective or _no_objective(job.name)
         draws = generator(job.name, rows.start)
-        x_adv = job.attack.run(z, ascended, eps=job.eps, generator=draws, **job.attack.params)
+        x_adv = _followed(lambda: job.attack.run(z, ascended, eps=job.eps, generator=draws, **job.attack.params))
         right = _right(job, images, x_adv, labels, at_once)
     return {"right": right, "alarms": spelt(alarms)}
 
@@ -133,6 +133,18 @@ def _at_once(job: _Job, at_once: int, watch: Watch | None) -> Judged:
         outcome, at_once = fitted(lambda size: run(at_once=size), at_once)
         right = _right(job, images, outcome.x_adv, labels, at_once)
     return right, (*outcome.notes, *alarms), outcome.stages
+
+
+def _followed(run: Callable[[], Tensor]) -> Tensor:
+    try:
+        return run()
+    except RuntimeError as error:
+        if "does not require grad" in str(error):
+            raise UserError(
+                "the logits do not depend on the image by way of gradients (a detach, no_grad or rounding inside the "
+                "model): no attack by gradients can judge it"
+            ) from error
+        raise
 
 
 def _right(job: _Job, x: Tensor, x_adv: Tensor, y: Tensor, at_once: int) -> Tensor:
