@@ -5,8 +5,9 @@
 
 Everything but OUT, --seeds, --jobs and --cells goes to `robustdistill train`. Stopped, the same command goes on where
 it was. Several runs share a device (--jobs). `ratio` is the norm of TRD's parameter gradient over that of the KL, at
-the end of training; `over alpha 0` the mean difference, seed by seed, to the same KL without TRD, +- the standard
-error of that mean.
+the end of training. `against` is another row: the two columns after it are the mean difference to it, seed by seed,
++- the standard error of that mean. TRD needs S(x), and that forward moves BatchNorm whatever TRD's weight is; so TRD
+is compared with a weight of 1e-12, which runs it and does not feel it, and that with a weight of 0, which does not.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from robustdistill.report.numbers import mean_of, spread
 from robustdistill.report.tables import Table, markdown
 
 ATTACK = "pgd-trades"
+NOTHING = 1e-12
 
 
 class Cell(NamedTuple):
-    """One reading of MMARD: its settings, and the cell with the same KL and alpha = 0."""
+    """One reading of MMARD: its settings, and the cell that it is compared with."""
 
     settings: tuple[str, ...]
     against: str
@@ -35,7 +37,8 @@ class Cell(NamedTuple):
 def reading(scale: str, space: str, reduction: str, alpha: float = 1) -> Cell:
     """KL at `scale` + alpha TRD on `space`, reduced over the batch by `reduction`."""
     outer = {"kl_scale": scale, "space": space, "reduction": reduction, "alpha": alpha}
-    return Cell(tuple(f"outer.{k}={v}" for k, v in outer.items()), f"{scale}, no TRD")
+    against = {NOTHING: f"{scale}, no TRD", 0: "batchmean, no TRD"}.get(alpha, f"{scale}, alpha 1e-12")
+    return Cell(tuple(f"outer.{k}={v}" for k, v in outer.items()), against)
 
 
 def protocol(*settings: str) -> Cell:
@@ -45,6 +48,7 @@ def protocol(*settings: str) -> Cell:
 
 CELLS = {
     **{f"{scale}, no TRD": reading(scale, "prob", "mean", alpha=0) for scale in ("batchmean", "rslad")},
+    **{f"{scale}, alpha 1e-12": reading(scale, "prob", "mean", NOTHING) for scale in ("batchmean", "rslad")},
     **{
         f"{scale}, {space} {reduction}": reading(scale, space, reduction)
         for scale in ("batchmean", "rslad")
@@ -113,7 +117,7 @@ def table(out: Path, names: Sequence[str], seeds: Sequence[int]) -> Table:
     """One row a cell."""
     runs = {name: [ended(place(out, name, seed)) for seed in seeds] for name in names}
     rows = tuple(row(name, runs) for name in names)
-    return Table(("reading", "clean", "PGD_T", "PGD_T over alpha 0", "clean over alpha 0", "ratio"), rows)
+    return Table(("reading", "clean", "PGD_T", "against", "PGD_T", "clean", "ratio"), rows, words=1)
 
 
 def row(name: str, runs: dict[str, list[Ended]]) -> tuple[str, ...]:
@@ -124,6 +128,7 @@ def row(name: str, runs: dict[str, list[Ended]]) -> tuple[str, ...]:
         name,
         spread(mean_of([r.clean for r in mine])),
         spread(mean_of([r.robust for r in mine])),
+        CELLS[name].against if other is not None and other is not mine else "-",
         *(difference(mine, other, field) for field in ("robust", "clean")),
         f"{mean_of(ratios).mean:.2g}" if ratios else "-",
     )
