@@ -1,6 +1,6 @@
 """The README's picture: accuracy against the radius, for the students of `make digits` and their teacher.
 
-    pip install matplotlib && python docs/figures.py runs/digits
+    python docs/figures.py runs/digits
 
 Reads run directories, writes docs/digits-radius.svg. The mean over the seeds' best epochs; the band is one
 standard deviation.

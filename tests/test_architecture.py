@@ -34,7 +34,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "evaluation": ("errors events logits losses modes types", "torch"),
     "data": ("errors types", "torch numpy pyarrow PIL"),
     "store": ("errors events types", "torch safetensors"),
-    "report": ("events", ""),
+    "report": ("errors events", "jinja2 matplotlib numpy safetensors"),
     "builtin": (
         "errors hookspecs types logits losses modes data evaluation spec.absolute_step",
         "torch pydantic pyautoattack",
@@ -236,7 +236,7 @@ def test_no_file_names_a_machine() -> None:
 
 
 # ---- what importing costs ---------------------------------------------------------------------------------
-HEAVY = ("torch", "torchvision", "timm", "pyarrow", "pyautoattack", "numpy")
+HEAVY = ("torch", "torchvision", "timm", "pyarrow", "pyautoattack", "numpy", "matplotlib", "jinja2")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
         "list": "kind pattern --json",
         "explain": "name",
         "compare": "runs --format",
+        "report": "target --out --figures --format",
         "bench": "--config/-c --method --student --teacher --data --data-dir --batch-size --device --set --rows "
         "--baseline --seconds --json",
         "plugins": "",
@@ -266,6 +267,10 @@ REFUSALS = {
     "explain mmrd": "nothing is named 'mmrd'; did you mean 'mmard'?",
     "compare nowhere": "nowhere is not a run directory: it does not exist",
     f"compare {RUN} --format markdwon": "there is no format 'markdwon'; did you mean 'markdown'?",
+    "report nowhere": "nowhere is not a run directory: it does not exist",
+    f"report {RUN} --format pgn": "there is no format 'pgn'; did you mean 'png'?",
+    f"report {RUN} --out teacher.safetensors": "teacher.safetensors exists already; choose another --out",
+    f"report {RUN} --out no/report.html": "there is no folder no to hold --out no/report.html",
 }
 
 

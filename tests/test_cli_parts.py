@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from robustdistill import judging
-from robustdistill.cli import failures, flags, folders, outcomes, progress, render
+from robustdistill.cli import comparison, failures, flags, folders, outcomes, progress, render
+from robustdistill.cli.references import References
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.report.tables import Table
@@ -93,7 +94,8 @@ def test_seeds_are_averaged_and_a_repeated_one_is_not(tmp_path: Path) -> None:
     judging.keep(runs[2], [], {})
     groups = outcomes.by_spec([outcomes.outcome(run) for run in runs])
     assert [[o.spec.seed for o in group] for group in groups] == [[0, 1], [0]]
-    table = outcomes.comparison(groups)
+    rows = comparison.rows_of(groups, lambda spec: References())
+    table = comparison.comparison(rows)
     assert table.columns == ("run", "method", "student", "seeds", "epoch", "clean", "pgd-trades")
     assert [row[3:] for row in table.rows] == [
         ("0,1", "best", "70.00 ± 14.14", "35.00 ± 7.07"),
@@ -101,7 +103,8 @@ def test_seeds_are_averaged_and_a_repeated_one_is_not(tmp_path: Path) -> None:
         ("0", "last", "40.00", "20.00"),  # eval judged its best epoch, under no attack at all
     ]
     assert table.rows[0][0] == f"{tmp_path}/*"
-    assert outcomes.numbered(groups)[1].rows[1] == ("1", "last", "30.0 ± 14.1", "15.0 ± 7.1")
+    _, (_, accuracies) = comparison.numbered(rows)
+    assert accuracies.rows[1] == ("1", "last", "30.0 ± 14.1", "15.0 ± 7.1")
 
 
 # ---- a run's picture ----------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def made_small(arguments: list[str]) -> list[str]:
     return arguments
 
 
-ELSEWHERE = [(p, call) for p in PAGES if p not in ("tutorial.md", "writing-a-plugin.md") for call in calls(p)]
+OWN = ("tutorial.md", "writing-a-plugin.md", "reports.md")  # these have tests of their own
+ELSEWHERE = [(p, call) for p in PAGES if p not in OWN for call in calls(p)]
 
 
 @pytest.mark.parametrize(("page", "arguments"), ELSEWHERE, ids=[f"{p} {' '.join(c)}" for p, c in ELSEWHERE])
@@ -276,6 +277,17 @@ def test_the_commands_of_other_pages_make_specs(page: str, arguments: list[str])
     assert arguments[0] in ("train", "bench"), "teach this test to run the command"
     arguments = ["train", *arguments[1:]]  # of `bench` these pages show flags that `train` has too
     run([*arguments, "--print-spec"])
+
+
+def test_the_commands_of_the_page_on_reports_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(made_small(["train", "--method", "mmard", "--out", "runs/mmard"]))
+    for arguments in calls("reports.md"):
+        run(arguments)
+    assert r"\toprule" in capsys.readouterr().out
+    assert {"training.png", "scatter.png"} <= {p.name for p in Path("figures").iterdir()}
 
 
 # ---- snippets ---------------------------------------------------------------------------------------------

@@ -57,5 +57,5 @@ def test_latex_escapes_what_latex_reads() -> None:
     lines = latex(TABLE).splitlines()
     assert lines[0] == r"\begin{tabular}{llrr}"
     assert lines[2] == r"run & method & clean & pgd\_t \\"
-    assert lines[4] == r"a|b & x \& y\_1 & 94.40 $\pm$ 0.30 & - \\"
+    assert lines[4] == r"a\textbar{}b & x \& y\_1 & 94.40 $\pm$ 0.30 & - \\"
     assert latex(Table(("~^\\",), ())).splitlines()[2] == r"\textasciitilde{}\textasciicircum{}\textbackslash{} \\"

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from robustdistill import __version__
-from robustdistill.cli import bench, compare, evaluate, explain, listing, plugins, train
+from robustdistill.cli import bench, compare, evaluate, explain, listing, plugins, report, train
 
 HELP = """Adversarial Robustness Distillation: train small image classifiers that stay accurate under attack.
 
@@ -27,6 +27,7 @@ def command() -> Any:
     app.command("list", short_help="List methods, attacks, models, teachers, ...")(listing.show)
     app.command("explain", short_help="Explain anything that has a name.")(explain.explain)
     app.command("compare", short_help="Put runs side by side.")(compare.compare)
+    app.command("report", short_help="Write a run's report as one HTML page.")(report.report)
     app.command("bench", short_help="Measure how fast steps are.")(bench.bench)
     app.add_typer(plugins.app, name="plugins", short_help="List what is installed.")
     return typer.main.get_command(app)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from robustdistill.errors import UserError, nearest
 
+LEGEND = "Accuracy on the test images in %; of several seeds mean ± standard deviation."
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 
 
@@ -18,30 +20,33 @@ def compare(
 ) -> None:
     """Put runs side by side: test accuracies in %, of several seeds mean ± standard deviation.
 
-    The best checkpoint's numbers are those of `eval` where it was run, else those from the end of training.
-    json gives fractions in [0, 1], one object a line.
+    The best checkpoint's numbers are those of `eval` where it was run, else those from the end of training. Bold: the
+    highest of what can be compared. Beside them stand, where they are known, the difference to the teacher and the
+    numbers of a paper for the same data, student and teacher. json gives fractions in [0, 1], one object a line.
     """
     if form not in FORMATS:
         raise UserError(f"there is no format {form!r}{nearest(form, FORMATS)}")
     from robustdistill.cli import progress, render
-    from robustdistill.cli.outcomes import by_spec, comparison, notes, numbered, outcome, record
+    from robustdistill.cli.comparison import comparison, numbered, record, rows_of, sources
+    from robustdistill.cli.outcomes import by_spec, notes, outcome
+    from robustdistill.cli.references import references
+    from robustdistill.registry import default_registry
     from robustdistill.report.tables import comma_separated, latex, markdown
 
     outcomes = [outcome(run) for run in _distinct(runs)]
-    groups = by_spec(outcomes)
+    groups, refer = by_spec(outcomes), partial(references, registry=default_registry())
     if form == "json":
         for group in groups:
-            progress.emit(record(group))
-    elif form == "table":
-        who, accuracies = numbered(groups)
-        render.show(who)
-        print()
-        render.show(accuracies)
-        render.say(["Accuracy on the test images in %; of several seeds mean ± standard deviation.", *notes(outcomes)])
+            progress.emit(record(group, refer(group[0].spec)))
+        return
+    rows = rows_of(groups, refer)
+    told = [*notes(outcomes), *sources(rows, refer)]
+    if form == "table":
+        render.show_titled(numbered(rows))
+        render.say([LEGEND, *told])
     else:
-        texts = {"markdown": markdown, "csv": comma_separated, "latex": latex}
-        print(texts[form](comparison(groups)), end="")
-        for note in notes(outcomes):
+        print({"markdown": markdown, "csv": comma_separated, "latex": latex}[form](comparison(rows)), end="")
+        for note in told:
             print(f"note: {note}", file=sys.stderr)
 
 

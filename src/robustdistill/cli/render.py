@@ -55,9 +55,17 @@ def show(table: Table) -> None:
         drawn.add_column(
             cells[0], justify="left" if words else "right", min_width=None if words else longest, overflow="fold"
         )
-    for row in table.rows:
-        drawn.add_row(*row)
+    for i, row in enumerate(table.rows):
+        drawn.add_row(*(Text(cell, "bold" if (i, j) in table.bold else "") for j, cell in enumerate(row)))
     put(drawn)
+
+
+def show_titled(tables: Iterable[tuple[str, Table]]) -> None:
+    """Tables on stdout, a line between them, each under its title if it has one."""
+    for i, (title, table) in enumerate(tables):
+        if i or title:
+            print(f"\n{title}" if title else "")
+        show(table)
 
 
 def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:

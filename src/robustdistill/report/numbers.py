@@ -26,6 +26,11 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
+def difference(points: float | None, digits: int = 2) -> str:
+    """A difference of two fractions in points: 0.0123 as "+1.23"."""
+    return "-" if points is None else f"{100 * points:+.{digits}f}"
+
+
 def spread(mean: Mean | None, digits: int = 2) -> str:
     """A mean of accuracies as "53.08 ± 0.21"; without the spread for one value."""
     if mean is None:

@@ -3,21 +3,25 @@
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text. The first `words` columns hold words, the others numbers."""
+    """Columns and rows of text. The first `words` columns hold words, the others numbers; `bold` names cells as
+    (row, column).
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 def markdown(table: Table) -> str:
-    """A pipe table, its columns padded to equal width."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in (table.columns, *table.rows)]
+    """A pipe table, its columns padded to equal width; bold between two asterisks."""
+    rows = _written(table, lambda cell: cell.replace("|", r"\|"), "**{}**")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * w if i < table.words else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [_padded(row, widths, table.words) for row in rows]
@@ -26,6 +30,16 @@ def markdown(table: Table) -> str:
 
 def _padded(row: list[str], widths: list[int], words: int) -> list[str]:
     return [c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+
+
+def _written(table: Table, escaped: Callable[[str], str], bold: str) -> list[list[str]]:
+    """The heading and the rows in a language, each cell escaped, `bold` (a format) around the bold ones."""
+
+    def cell(i: int, j: int, text: str) -> str:
+        return bold.format(escaped(text)) if (i, j) in table.bold else escaped(text)
+
+    body = [[cell(i, j, text) for j, text in enumerate(row)] for i, row in enumerate(table.rows)]
+    return [[escaped(name) for name in table.columns], *body]
 
 
 def comma_separated(table: Table) -> str:
@@ -49,15 +63,24 @@ def _values(cell: str, two: bool) -> list[str]:
 
 
 def latex(table: Table) -> str:
-    """A `tabular` with the rules of the package booktabs."""
+    """A `tabular` with the rules of the package booktabs, and nothing else that LaTeX itself does not know."""
     columns = "l" * table.words + "r" * (len(table.columns) - table.words)
-    head, *body = (" & ".join(map(_escaped, row)) + r" \\" for row in (table.columns, *table.rows))
+    head, *body = (" & ".join(row) + r" \\" for row in _written(table, _escaped, r"\textbf{{{}}}"))
     rows = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join(rows) + "\n"
 
 
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": "$<$",  # LaTeX's default font encoding has other signs in the places of these three
+    ">": "$>$",
+    "±": r"$\pm$",
+}
 
 
 def _escaped(cell: str) -> str:
-    return re.sub(r"[\\~^±&%$#_{}]", lambda found: _SPECIAL.get(found[0], "\\" + found[0]), cell)
+    signed = re.sub(r"^-(?=\d)", "$-$", re.sub(r"[\\~^|<>±&%$#_{}]", lambda m: _SPECIAL.get(m[0], "\\" + m[0]), cell))
+    return f"{{}}{signed}" if signed.startswith(("[", "*")) else signed  # after \\ these would be its arguments
