@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "targets": ("assemble hub registry run spec store", "torch"),
     "judging": (
         "__version__ assemble data engine errors evaluation registry spec store targets types",
-        "torch",
+        "torch safetensors",
     ),
     "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustdistill import __version__, assemble
@@ -14,6 +15,10 @@ from robustdistill.data import cache
 from robustdistill.engine.execution import pick_device
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
+from robustdistill.evaluation.alarms import Alarm
+from robustdistill.evaluation.curves import Point
+from robustdistill.evaluation.diagnostics import diagnose
+from robustdistill.evaluation.examples import examples
 from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict
 from robustdistill.registry import Registry, default_registry
@@ -25,6 +30,7 @@ from robustdistill.store.plain import dumps
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
 
+CHECKED = "pgd"  # the attack whose gradients are checked
 DEFAULT_ATTACKS = ("clean", "fgsm", "pgd", "pgd-trades", "cw")
 
 
@@ -84,10 +90,24 @@ class Case:
         with self._there() as network:
             yield from suite.evaluate_all(network, self.x, self.y, attacks, eps=self.eps, generator=make, **how)
 
+    def checked(self, verdicts: Sequence[Verdict], n: int) -> "Checks":
+        """Whether gradients led the attacks astray, on the first `n` images; `verdicts` are those already there."""
+        few = self._first(n)
+        attack = chosen_attacks([CHECKED], self.registry)[CHECKED]
+        known = {v.attack: replace(v, correct=v.correct[:n], labels=v.labels[:n]) for v in verdicts}
+        make = assemble.judging_generator(self.seed, self.device, self.registry)
+        how: dict[str, Any] = {"eps": self.eps, "generator": make, "at_once": self.batch_size}
+        with self._there() as network:
+            points, alarms = diagnose(network, few.x, few.y, attack, known, **how)
+            return Checks(points, alarms, examples(network, few.x, few.y, attack, **how))
+
     def fingerprint(self) -> str:
         """A name for all that decides the verdicts but the attacks: weights, images, radius, seed, versions, device."""
         facts = (__version__, torch.__version__, self.device.type, self.eps, self.seed)
         return fingerprint(self.target.network, self.x, self.y, *map(str, facts))
+
+    def _first(self, n: int) -> "Case":
+        return replace(self, x=self.x[:n], y=self.y[:n])
 
     @contextmanager
     def _there(self) -> Iterator[nn.Module]:
@@ -96,6 +116,19 @@ class Case:
             yield self.target.network.to(self.device)
         finally:
             self.target.network.to(home)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What `Case.checked` found: robustness curves, alarms of masked gradients, and a few images before and after."""
+
+    points: Sequence[Point]
+    alarms: Sequence[Alarm]
+    examples: Mapping[str, Tensor]
+
+    def plain(self) -> dict[str, Any]:
+        """Alarms and curves as JSON values."""
+        return {"alarms": [a.sentence for a in self.alarms], "curves": [p.plain() for p in self.points]}
 
 
 def case(
@@ -153,8 +186,19 @@ def parts(case: Case) -> Partial | None:
         return None
 
 
-def keep(store: rundir.RunDir, verdicts: Sequence[Verdict], facts: Mapping[str, Any]) -> Path:
-    """Writes `evaluation.json` into a run directory: every verdict, example by example."""
-    path = store.path / rundir.EVALUATION
-    write_atomic(path, dumps({**facts, "verdicts": [v.plain() for v in verdicts]}))
+def keep(
+    store: rundir.RunDir, verdicts: Sequence[Verdict], facts: Mapping[str, Any], checks: Checks | None = None
+) -> Path:
+    """Writes `evaluation.json` into a run directory, every verdict example by example, and the images for the eye."""
+    path, shown = store.path / rundir.EVALUATION, store.path / rundir.EXAMPLES
+    if checks:
+        write_atomic(shown, save({name: tensor.contiguous() for name, tensor in checks.examples.items()}))
+    else:
+        shown.unlink(missing_ok=True)  # those of another evaluation
+    write_atomic(path, dumps(record(verdicts, facts, checks)))
     return path
+
+
+def record(verdicts: Sequence[Verdict], facts: Mapping[str, Any], checks: Checks | None) -> dict[str, Any]:
+    """An evaluation as JSON values."""
+    return {**facts, **(checks.plain() if checks else {}), "verdicts": [v.plain() for v in verdicts]}

@@ -153,7 +153,8 @@ def _save(run: Run, store: rundir.RunDir, event: Evaluated) -> Saved:
     path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
     if event.best:
         checkpoint.note(store.checkpoints, "best", name)
-        (store.path / rundir.EVALUATION).unlink(missing_ok=True)  # what `eval` judged is no longer the best
+        for file in (rundir.EVALUATION, rundir.EXAMPLES):  # what `eval` judged is no longer the best
+            (store.path / file).unlink(missing_ok=True)
     checkpoint.prune(store.checkpoints)
     return Saved(run.state.epoch, str(path), event.best)
 

@@ -27,6 +27,9 @@ def evaluate(
     batch_size: Annotated[int, Flag(help="Images in one forward at most.", metavar="N", min=1)] = 250,
     seed: Annotated[int | None, Flag(help="Seed of the attacks. [the run's, or 0]", metavar="N")] = None,
     device: Annotated[str, Flag(help="auto, cpu, cuda or cuda:N.", metavar="NAME")] = "auto",
+    checks_on: Annotated[
+        int, Flag("--checks", help="Images to look for masked gradients on; 0 for none.", metavar="N", min=0)
+    ] = 200,
     json_: Annotated[bool, Flag("--json", help="Verdicts to stdout, one JSON object a line.")] = False,
     out: Annotated[Path | None, Flag(help="New file for every verdict, image by image (JSON).", metavar="FILE")] = None,
 ) -> None:
@@ -36,9 +39,11 @@ def evaluate(
     kept in its folder for `robustdistill compare`.
     """
     from robustdistill import judging
-    from robustdistill.cli import folders, judged
+    from robustdistill.cli import folders, judged, progress
     from robustdistill.registry import default_registry
     from robustdistill.store import manifest, rundir
+    from robustdistill.store.atomic import write_atomic
+    from robustdistill.store.plain import dumps
     from robustdistill.targets import find_target
 
     _refuse_existing(out)
@@ -52,9 +57,21 @@ def evaluate(
     verdicts = judged.follow(case, chosen, json_)
     facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}
     facts |= {"seed": case.seed, "device": device, "batch_size": batch_size}
-    is_run = (Path(target) / rundir.SPEC).exists()  # the verdicts on one checkpoint are not those on its run
-    judged.keep(found.store if is_run else None, out, verdicts, facts)
-    judged.report(verdicts, facts, json_)
+    # The verdicts on one checkpoint are not those on its run.
+    store = found.store if (Path(target) / rundir.SPEC).exists() else None
+    if store:
+        judging.keep(store, verdicts, facts)  # before the checks, which may be interrupted
+    checks = judged.checked(case, verdicts, checks_on)
+    if store and checks:
+        judging.keep(store, verdicts, facts, checks)
+    if out is not None:
+        write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
+    if json_:
+        found_alarms = checks.plain()["alarms"] if checks else []
+        accuracies = {v.attack: v.accuracy for v in verdicts}
+        progress.emit({"event": "judged", **facts, "accuracies": accuracies, "alarms": found_alarms})
+    else:
+        judged.report(verdicts, checks, facts, store)
 
 
 def _refuse_existing(out: Path | None) -> None:

@@ -11,12 +11,10 @@ from robustdistill.cli.results import CHECKPOINTS, result_table
 from robustdistill.errors import RobustDistillError
 from robustdistill.report.contents import About, Contents, Point, read_examples
 from robustdistill.spec import RunSpec, from_layer, load_layer
-from robustdistill.store.rundir import RESULT, SPEC, RunDir
+from robustdistill.store.rundir import EXAMPLES, RESULT, SPEC, RunDir
 
 if TYPE_CHECKING:
     from robustdistill.registry import Registry
-
-EXAMPLES = "examples.safetensors"
 
 
 def gather(run: RunDir, registry: "Registry") -> Contents:

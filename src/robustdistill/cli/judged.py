@@ -2,16 +2,16 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustdistill.cli import failures, progress, render
+from robustdistill.cli.drive import quoted
 from robustdistill.report.numbers import percent
 from robustdistill.report.tables import Table
 
 if TYPE_CHECKING:
     from robustdistill.evaluation.verdict import Verdict
-    from robustdistill.judging import Case
+    from robustdistill.judging import Case, Checks
     from robustdistill.store.rundir import RunDir
     from robustdistill.types import Attack, Progress
 
@@ -54,26 +54,24 @@ def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: Any, as_json:
     return verdicts
 
 
-def keep(store: "RunDir | None", out: Path | None, verdicts: "Sequence[Verdict]", facts: Mapping[str, Any]) -> None:
-    """Writes every verdict, image by image: into the run's folder, and into the file that was asked for."""
-    from robustdistill import judging
-    from robustdistill.store.atomic import write_atomic
-    from robustdistill.store.plain import dumps
-
-    if store is not None:
-        judging.keep(store, verdicts, facts)
-    if out is not None:
-        write_atomic(out, dumps({**facts, "verdicts": [v.plain() for v in verdicts]}))
+def checked(case: "Case", verdicts: "Sequence[Verdict]", n: int) -> "Checks | None":
+    """The checks on the attacks that were run, unless none was or none is asked for."""
+    if not n or case.eps == 0 or all(v.attack == "clean" for v in verdicts):
+        return None
+    with render.waiting(f"checking the attacks on {min(n, len(case.y))} images"):
+        return case.checked(verdicts, n)
 
 
-def report(verdicts: "Sequence[Verdict]", facts: Mapping[str, Any], as_json: bool) -> None:
-    """The table and the alarms, or one JSON object."""
-    if as_json:
-        progress.emit({"event": "judged", **facts, "accuracies": {v.attack: v.accuracy for v in verdicts}})
-        return
+def report(
+    verdicts: "Sequence[Verdict]", checks: "Checks | None", facts: Mapping[str, Any], store: "RunDir | None"
+) -> None:
+    """The table and the alarms."""
     print(f"{facts['target']}: {facts['n']:,} test images of {facts['data']}, eps {facts['eps']:.4g}\n")
     render.show(_table(verdicts))
     render.say([f"{v.attack}: {failures.one_line(alarm)}" for v in verdicts for alarm in v.alarms])
+    render.say([f"alarm: {alarm.sentence}" for alarm in (checks.alarms if checks else ())])
+    if store:
+        render.say([f"next  robustdistill report {quoted(store.path)}"])
 
 
 def _table(verdicts: "Sequence[Verdict]") -> Table:

@@ -1,7 +1,7 @@
 """A run's directory: what was asked, where it ran, what happened, what came out.
 
-`spec.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `result.json`, `evaluation.json` once judged by
-`eval`, and `lock` while in use.
+`spec.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `result.json`, `evaluation.json` and
+`examples.safetensors` once judged by `eval`, and `lock` while in use.
 """
 
 import json
@@ -20,13 +20,14 @@ from robustdistill.store.plain import dumps
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, EVALUATION, LOCK = (
+SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, EVALUATION, EXAMPLES, LOCK = (
     "spec.toml",
     "environment.json",
     "events.jsonl",
     "checkpoints",
     "result.json",
     "evaluation.json",
+    "examples.safetensors",
     "lock",
 )
 
