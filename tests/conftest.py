@@ -24,6 +24,18 @@ def no_third_party_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTDISTILL_PLUGINS", "")
 
 
+@pytest.fixture(scope="session")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that nobody used before."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests keep for later they keep for themselves."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+
+
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder with real CIFAR-10 images and large teachers, where it exists beside the repository.

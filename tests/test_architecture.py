@@ -51,7 +51,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (
         "__version__ bench errors events judging targets run prepare assemble resolve registry plugins spec store "
-        "report logits types",
+        "report logits types evaluation.worst",
         "typer",
     ),
     "__main__": ("cli", ""),

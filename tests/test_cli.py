@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,8 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
     assert flags == {
         "train": "--config/-c --method --inner --outer --with --student --teacher --data --data-dir --eps --steps "
         "--epochs --batch-size --lr --seed --seeds --device --mode --out --set --resume --print-spec --dry-run --json",
-        "eval": "target --attacks --data --data-dir --n --eps --batch-size --seed --device --json --out",
+        "eval": "target --attacks --data --data-dir --n --eps --batch-size --seed --device --aa-engine --checks "
+        "--json --out",
         "list": "kind pattern --json",
         "explain": "name",
         "compare": "runs --format",
@@ -314,7 +316,8 @@ def test_eval_judges_a_run_and_keeps_the_verdicts(here: Path) -> None:
     assert done.code == 0, done.err
     assert done.out.startswith(f"{RUN}: 40 test images of digits, eps 0.2\n")
     rows = dict(re.findall(r"^([a-z-]+)  +(.*)$", done.out, re.M))
-    assert list(rows) == ["attack", "clean", "fgsm", "pgd", "pgd-trades", "cw", "worst"]
+    assert list(rows) == ["attack", "clean", "fgsm", "pgd", "pgd-trades", "cw", "worst", "next"]
+    assert rows.pop("next") == f"robustdistill report {RUN}"
     assert "margin" in rows["cw"]
     assert "CE (not a KL)" in rows["pgd-trades"]
     kept, asked = (json.loads(Path(p).read_text()) for p in (f"{RUN}/evaluation.json", "verdicts.json"))
@@ -323,7 +326,58 @@ def test_eval_judges_a_run_and_keeps_the_verdicts(here: Path) -> None:
     assert all(len(v["correct"]) == 40 for v in kept["verdicts"])
     shown = [f"{100 * v['accuracy']:.2f}" for v in kept["verdicts"]]
     assert all(number in rows[v["attack"]] for number, v in zip(shown, kept["verdicts"], strict=True))
+    for name in ("evaluation.json", "examples.safetensors"):
+        Path(RUN, name).unlink()
+
+
+def test_eval_checks_its_attacks_and_keeps_curves_and_images(here: Path) -> None:
+    rd("eval", RUN, "--attacks", "fgsm", "--n", "30", "--checks", "12", "--json")
+    kept = json.loads((Path(RUN) / "evaluation.json").read_text())
+    assert {point["n"] for point in kept["curves"]} == {12}
+    assert isinstance(kept["alarms"], list)
+    assert (Path(RUN) / "examples.safetensors").exists()
+    done = rd("eval", RUN, "--attacks", "fgsm", "--n", "30", "--checks", "0", "--json")
+    assert json.loads(done.out.splitlines()[-1])["alarms"] == []
+    assert "curves" not in json.loads((Path(RUN) / "evaluation.json").read_text())
+    assert not (Path(RUN) / "examples.safetensors").exists()
     Path(f"{RUN}/evaluation.json").unlink()
+
+
+def test_both_engines_of_autoattack_agree_and_the_cost_is_told_first(here: Path) -> None:
+    verdicts = []
+    for engine in ("own", "reference"):
+        done = rd("eval", "digits-clean", "--attacks", "aa", "--n", "12", "--aa-engine", engine, "--json")
+        assert "aa: up to 12 images x 9,724 forwards and gradients" in done.err
+        verdicts.append([json.loads(line) for line in done.out.splitlines()][1])
+    assert verdicts[0]["correct"] == verdicts[1]["correct"]
+    assert [s["name"] for s in verdicts[0]["stages"]] == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
+    assert "stages" not in verdicts[1]
+    wrong = rd("eval", "digits-clean", "--attacks", "aa", "--aa-engine", "mine")
+    assert wrong.code == 2
+    assert "'own' or 'reference'" in wrong.err
+
+
+def test_an_interrupted_eval_goes_on_where_it_was(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustdistill.evaluation import suite
+
+    calls: list[str] = []
+    right = suite._right
+
+    def tired(job: Any, *rest: Any) -> Any:
+        calls.append(job.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return right(job, *rest)
+
+    monkeypatch.setattr(suite, "_right", tired)
+    command = ("eval", "digits-robust", "--attacks", "fgsm,pgd", "--n", "20", "--checks", "0", "--json")
+    stopped = rd(*command)
+    assert stopped.code == 130
+    assert "the same command goes on from there" in stopped.err
+    rd(*command)
+    assert calls == ["clean", "fgsm", "fgsm", "pgd"]
+    rd(*command)
+    assert calls[4:] == ["clean", "fgsm", "pgd"]  # what is finished leaves nothing behind
 
 
 def test_eval_without_a_target_takes_the_newest_run(here: Path) -> None:

@@ -266,7 +266,8 @@ def test_an_occupied_folder_is_refused_before_the_download(tmp_path: Path) -> No
 
 
 def test_json_asks_for_silence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    others = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    monkeypatch.setattr(os, "environ", others)
     for flags, value in (([], None), (["--json"], "1")):
         with pytest.raises(SystemExit):
             main(["list", "datasets", *flags])

@@ -413,13 +413,13 @@ def test_an_attack_draws_the_same_noise_in_training_and_in_eval_by_any_of_its_na
     from robustdistill.evaluation import suite
 
     seeds: list[int] = []
-    batch = suite._batch
+    part = suite._part
 
-    def spy(network: nn.Module, x: Tensor, y: Tensor, name: str, attack: Any, eps: float, g: torch.Generator) -> Tensor:
-        seeds.extend([g.initial_seed()] if name != "clean" else [])
-        return batch(network, x, y, name, attack, eps, g)
+    def spy(job: Any, rows: slice, generator: Any, at_once: int) -> Any:
+        seeds.extend([generator(job.name, rows.start).initial_seed()] if job.name != "clean" else [])
+        return part(job, rows, generator, at_once)
 
-    monkeypatch.setattr(suite, "_batch", spy)
+    monkeypatch.setattr(suite, "_part", spy)
     for name in ("pgd", "pgd-sat"):
         run(select={"attack": name}, epochs=1)
         list(rd.evaluate(Tiny(), data="digits", attacks=[name], seed=0, n=20))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustdistill import __version__, assemble
 from robustdistill.data import cache
 from robustdistill.engine.execution import pick_device
+from robustdistill.engine.work import forward_flops
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
 from robustdistill.evaluation.alarms import Alarm
@@ -20,7 +21,7 @@ from robustdistill.evaluation.curves import Point
 from robustdistill.evaluation.diagnostics import diagnose
 from robustdistill.evaluation.examples import examples
 from robustdistill.evaluation.keep import Keep, fingerprint
-from robustdistill.evaluation.verdict import Verdict
+from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.registry import Registry, default_registry
 from robustdistill.spec import parse_number
 from robustdistill.store import rundir
@@ -30,6 +31,7 @@ from robustdistill.store.plain import dumps
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
 
+NONE: Mapping[str, Any] = {}
 CHECKED = "pgd"  # the attack whose gradients are checked
 DEFAULT_ATTACKS = ("clean", "fgsm", "pgd", "pgd-trades", "cw")
 
@@ -65,7 +67,12 @@ def evaluate(
     chosen = chosen_attacks(attacks, registry)
     target = find_target(model, registry, data, data_dir)
     at = case(target, registry, images, labels, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
-    yield from at.verdicts(chosen)
+    verdicts = []
+    for name, attack in chosen.items():
+        verdicts.append(at.verdict(name, attack))
+        yield verdicts[-1]
+    if len(verdicts) > 1:
+        yield worst(verdicts)
 
 
 @dataclass(frozen=True)
@@ -81,30 +88,33 @@ class Case:
     registry: Registry
     batch_size: int
 
-    def verdicts(
-        self, attacks: Mapping[str, Attack], keep: Keep | None = None, watch: Watch | None = None
-    ) -> Iterator[Verdict]:
-        """Each attack's verdict, then the worst case of several. What `keep` holds is not judged again."""
-        make = assemble.judging_generator(self.seed, self.device, self.registry)
-        how: dict[str, Any] = {"at_once": self.batch_size, "keep": keep, "watch": watch}
+    def verdict(self, name: str, attack: Attack, keep: Keep | None = None, watch: Watch | None = None) -> Verdict:
+        """What one attack leaves. What `keep` holds is not judged again."""
         with self._there() as network:
-            yield from suite.evaluate_all(network, self.x, self.y, attacks, eps=self.eps, generator=make, **how)
+            return suite.judge(network, self.x, self.y, name, attack, keep=keep, watch=watch, **self._how)
 
     def checked(self, verdicts: Sequence[Verdict], n: int) -> "Checks":
         """Whether gradients led the attacks astray, on the first `n` images; `verdicts` are those already there."""
         few = self._first(n)
         attack = chosen_attacks([CHECKED], self.registry)[CHECKED]
         known = {v.attack: replace(v, correct=v.correct[:n], labels=v.labels[:n]) for v in verdicts}
-        make = assemble.judging_generator(self.seed, self.device, self.registry)
-        how: dict[str, Any] = {"eps": self.eps, "generator": make, "at_once": self.batch_size}
         with self._there() as network:
-            points, alarms = diagnose(network, few.x, few.y, attack, known, **how)
-            return Checks(points, alarms, examples(network, few.x, few.y, attack, **how))
+            points, alarms = diagnose(network, few.x, few.y, attack, known, **self._how)
+            return Checks(points, alarms, examples(network, few.x, few.y, attack, **self._how))
+
+    def flops(self) -> float:
+        """Operations of a forward of one image."""
+        return forward_flops(self.target.network, (1, *self.x.shape[1:]))
 
     def fingerprint(self) -> str:
         """A name for all that decides the verdicts but the attacks: weights, images, radius, seed, versions, device."""
         facts = (__version__, torch.__version__, self.device.type, self.eps, self.seed)
         return fingerprint(self.target.network, self.x, self.y, *map(str, facts))
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        make = assemble.judging_generator(self.seed, self.device, self.registry)
+        return {"eps": self.eps, "generator": make, "at_once": self.batch_size}
 
     def _first(self, n: int) -> "Case":
         return replace(self, x=self.x[:n], y=self.y[:n])
@@ -150,11 +160,16 @@ def case(
     return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
 
 
-def chosen_attacks(names: Sequence[str], registry: Registry) -> dict[str, Attack]:
-    """The attacks by name with their parameters complete; `clean` comes first."""
+def chosen_attacks(
+    names: Sequence[str], registry: Registry, given: Mapping[str, Mapping[str, Any]] = NONE
+) -> dict[str, Attack]:
+    """The attacks by name with their parameters complete, those `given` by name included; `clean` comes first."""
     ordered = ["clean", *(n for n in dict.fromkeys(names) if n != "clean")]
     attacks = {name: registry.get("attack", name) for name in ordered}
-    return {name: replace(a, params=registry.params("attack", name, {}, name)) for name, a in attacks.items()}
+    return {
+        name: replace(a, params=registry.params("attack", name, given.get(name, NONE), name))
+        for name, a in attacks.items()
+    }
 
 
 def _images(

@@ -27,6 +27,9 @@ def evaluate(
     batch_size: Annotated[int, Flag(help="Images in one forward at most.", metavar="N", min=1)] = 250,
     seed: Annotated[int | None, Flag(help="Seed of the attacks. [the run's, or 0]", metavar="N")] = None,
     device: Annotated[str, Flag(help="auto, cpu, cuda or cuda:N.", metavar="NAME")] = "auto",
+    aa_engine: Annotated[
+        str, Flag(help="AutoAttack by our own engine, or by the package pyautoattack.", metavar="own|reference")
+    ] = "own",
     checks_on: Annotated[
         int, Flag("--checks", help="Images to look for masked gradients on; 0 for none.", metavar="N", min=0)
     ] = 200,
@@ -39,39 +42,24 @@ def evaluate(
     kept in its folder for `robustdistill compare`.
     """
     from robustdistill import judging
-    from robustdistill.cli import folders, judged, progress
+    from robustdistill.cli import folders, judged
     from robustdistill.registry import default_registry
     from robustdistill.store import manifest, rundir
-    from robustdistill.store.atomic import write_atomic
-    from robustdistill.store.plain import dumps
     from robustdistill.targets import find_target
 
     _refuse_existing(out)
     registry = default_registry()
-    chosen = judging.chosen_attacks(judged.names(attacks), registry)
+    chosen = judging.chosen_attacks(judged.names(attacks), registry, {"aa": {"engine": aa_engine}})
     target = target or str(rundir.newest(folders.RUNS).path)
     if Path(target).is_dir() and not (Path(target) / manifest.NAME).exists():
         rundir.open_run(Path(target))
     found = find_target(target, registry, data, data_dir)
     case = judging.case(found, registry, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
-    verdicts = judged.follow(case, chosen, json_)
     facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}
     facts |= {"seed": case.seed, "device": device, "batch_size": batch_size}
     # The verdicts on one checkpoint are not those on its run.
     store = found.store if (Path(target) / rundir.SPEC).exists() else None
-    if store:
-        judging.keep(store, verdicts, facts)  # before the checks, which may be interrupted
-    checks = judged.checked(case, verdicts, checks_on)
-    if store and checks:
-        judging.keep(store, verdicts, facts, checks)
-    if out is not None:
-        write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
-    if json_:
-        found_alarms = checks.plain()["alarms"] if checks else []
-        accuracies = {v.attack: v.accuracy for v in verdicts}
-        progress.emit({"event": "judged", **facts, "accuracies": accuracies, "alarms": found_alarms})
-    else:
-        judged.report(verdicts, checks, facts, store)
+    judged.judge(case, chosen, facts, store, out, checks_on=checks_on, as_json=json_)
 
 
 def _refuse_existing(out: Path | None) -> None:

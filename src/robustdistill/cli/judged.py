@@ -1,7 +1,8 @@
 """Running what `eval` asked for, and its table."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustdistill.cli import failures, progress, render
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from robustdistill.evaluation.verdict import Verdict
     from robustdistill.judging import Case, Checks
     from robustdistill.store.rundir import RunDir
-    from robustdistill.types import Attack, Progress
+    from robustdistill.types import Attack, Progress, Watch
 
 
 def names(attacks: str | None) -> list[str]:
@@ -22,6 +23,37 @@ def names(attacks: str | None) -> list[str]:
 
     given = [name.strip() for name in attacks.split(",") if name.strip()] if attacks else DEFAULT_ATTACKS
     return list(dict.fromkeys(["clean", *given]))
+
+
+def judge(
+    case: "Case",
+    attacks: "Mapping[str, Attack]",
+    facts: Mapping[str, Any],
+    store: "RunDir | None",
+    out: Path | None,
+    *,
+    checks_on: int,
+    as_json: bool,
+) -> None:
+    """All of it: verdicts, checks, what is kept of them, and what is shown."""
+    from robustdistill import judging
+    from robustdistill.store.atomic import write_atomic
+    from robustdistill.store.plain import dumps
+
+    verdicts = follow(case, attacks, as_json)
+    if store:
+        judging.keep(store, verdicts, facts)  # before the checks, which may be interrupted
+    checks = checked(case, verdicts, checks_on)
+    if store and checks:
+        judging.keep(store, verdicts, facts, checks)
+    if out is not None:
+        write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
+    if as_json:
+        accuracies = {v.attack: v.accuracy for v in verdicts}
+        alarms = checks.plain()["alarms"] if checks else []
+        progress.emit({"event": "judged", **facts, "accuracies": accuracies, "alarms": alarms})
+    else:
+        report(verdicts, checks, facts, store)
 
 
 def follow(case: "Case", attacks: "Mapping[str, Attack]", as_json: bool) -> "list[Verdict]":
@@ -41,17 +73,42 @@ def follow(case: "Case", attacks: "Mapping[str, Attack]", as_json: bool) -> "lis
 
 
 def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: Any, as_json: bool) -> "list[Verdict]":
-    verdicts = []
+    from robustdistill.evaluation.verdict import worst
+
+    verdicts: list[Verdict] = []
     with render.waiting("") as tell:
-
-        def watch(now: "Progress") -> None:
-            tell(f"{now.attack}: {now.done} of {now.units} batches, {now.standing:,} images still right")
-
-        for verdict in case.verdicts(attacks, kept, watch):
-            verdicts.append(verdict)
-            if as_json:
-                progress.emit({"event": "verdict", **verdict.plain()})
+        for name, attack in attacks.items():
+            if attack.passes:
+                _tell_cost(case, name, attack.passes, verdicts)
+            verdicts.append(case.verdict(name, attack, kept, _teller(tell, name)))
+            _emit(verdicts[-1], as_json)
+    if len(verdicts) > 1:
+        verdicts.append(worst(verdicts))
+        _emit(verdicts[-1], as_json)
     return verdicts
+
+
+def _teller(tell: Callable[[str], None], name: str) -> "Watch":
+    def watch(now: "Progress") -> None:
+        part = name if now.attack == name else f"{name}, {now.attack}"
+        tell(f"{part}: {now.done} of {now.units} batches, {now.standing:,} images still right")
+
+    return watch
+
+
+def _tell_cost(case: "Case", name: str, passes: int, before: "Sequence[Verdict]") -> None:
+    """What an attack of many passes will cost: it works on all images, most of all on those that nothing breaks."""
+    from robustdistill.evaluation.verdict import worst
+
+    standing = int(worst(before).correct.sum()) if before else len(case.y)
+    flops = standing * passes * case.flops()
+    cost = f", {flops / 1e15:.2g} PFLOP" if flops else ""
+    print(f"{name}: up to {standing:,} images x {passes:,} forwards and gradients{cost}", file=sys.stderr)
+
+
+def _emit(verdict: "Verdict", as_json: bool) -> None:
+    if as_json:
+        progress.emit({"event": "verdict", **verdict.plain()})
 
 
 def checked(case: "Case", verdicts: "Sequence[Verdict]", n: int) -> "Checks | None":

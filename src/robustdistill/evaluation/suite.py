@@ -1,12 +1,11 @@
-"""One network under a list of attacks: a verdict for every example, each re-judged by a fresh forward."""
+"""One network under one attack: a verdict for every example, each re-judged by a fresh forward."""
 
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.checks import check_images, check_labels, check_logits
 from robustdistill.evaluation.fitting import fitted, in_parts
 from robustdistill.evaluation.keep import Keep, Tensors, key, once, read, spelt
-from robustdistill.evaluation.verdict import Verdict, worst
+from robustdistill.evaluation.verdict import Verdict
 from robustdistill.logits import Forward, Logits, Networks
 from robustdistill.modes import attacked
 from robustdistill.types import Attack, Objective, Progress, Stage, Watch
@@ -62,18 +61,6 @@ def judge(
     return Verdict(
         name, eps, right, y.cpu(), attack.params, time.perf_counter() - began, alarms, stages, attack.summary
     )
-
-
-def evaluate_all(
-    network: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack], **common: Any
-) -> Iterator[Verdict]:
-    """`judge` for each attack, then `worst`: right under all of them (where there are several)."""
-    verdicts = []
-    for name, attack in attacks.items():
-        verdicts.append(judge(network, x, y, name, attack, **common))
-        yield verdicts[-1]
-    if len(verdicts) > 1:
-        yield worst(verdicts)
 
 
 @dataclass(frozen=True)

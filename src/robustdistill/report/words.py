@@ -60,6 +60,11 @@ def missing(c: Contents) -> list[tuple[str, str]]:
     wanted: Sequence[tuple[bool, str, str]] = (
         (not c.result, "The result, once the run has ended", f"robustdistill train --resume {run}"),
         (not c.verdicts, "Verdicts under several attacks, and the accuracy of each class", f"robustdistill eval {run}"),
+        (
+            not c.judged.get("curves"),
+            "Accuracy over radius and steps, and images for the eye",
+            f"robustdistill eval {run} --checks 200",
+        ),
         (c.verdict("aa") is None, "AutoAttack", f"robustdistill eval {run} --attacks fgsm,pgd,pgd-trades,cw,aa"),
     )
     return [(what, command) for lacking, what, command in wanted if lacking]

@@ -68,7 +68,8 @@ Ensemble = Callable[..., Outcome]
 class Attack:
     """A named attack. Training replaces `objective` by the method's inner one; `params` are presets.
 
-    `ensemble` takes the place of `run` in evaluation, where it sees all images at once.
+    `ensemble` takes the place of `run` in evaluation, where it sees all images at once. `passes`, where they are many:
+    the forwards and gradients that an image costs which stays right to the end.
     """
 
     run: AttackFn
@@ -76,3 +77,4 @@ class Attack:
     params: Mapping[str, Any] = field(default_factory=dict)
     summary: str = ""
     ensemble: Ensemble | None = None
+    passes: int | None = None
