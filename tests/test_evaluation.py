@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,21 @@ def test_cifar_weights_are_recognised_and_judged(shared: Path) -> None:
     found = {v.attack: v.accuracy for v in verdicts}
     assert found["clean"] == pytest.approx(0.786, abs=0.18)
     assert found["fgsm"] < found["clean"]
+
+
+def test_the_undefended_control_falls(shared: Path) -> None:
+    """pyautoattack's wheel carries a ResNet-18 of natural training: an attack that leaves it standing does not work."""
+    spec = find_spec("pyautoattack")
+    assert spec
+    assert spec.submodule_search_locations
+    weights = Path(spec.submodule_search_locations[0]) / "examples" / "model_test.pt"
+    folder = shared / "data" / "cifar10-jpeg"
+    found = {
+        v.attack: v.accuracy
+        for v in rd.evaluate(f"rn-18@{weights}", attacks=["pgd"], data="cifar10", data_dir=folder, n=32)
+    }
+    assert found["clean"] > 0.7
+    assert found["pgd"] <= 0.01
 
 
 def noisy(z: Logits, objective: Any, /, *, eps: float, generator: torch.Generator) -> Tensor:
