@@ -106,7 +106,7 @@ def _part(job: _Job, rows: slice, generator: MakeGenerator, at_once: int) -> Ten
         ascended = job.attack.objective or _no_objective(job.name)
         draws = generator(job.name, rows.start)
         x_adv = _followed(lambda: job.attack.run(z, ascended, eps=job.eps, generator=draws, **job.attack.params))
-        right = _right(job, images, x_adv, labels, at_once)
+        right = _right(job, z.student, images, x_adv, labels)
     return {"right": right, "alarms": spelt(alarms)}
 
 
@@ -118,7 +118,8 @@ def _at_once(job: _Job, at_once: int, watch: Watch | None) -> Judged:
     run = functools.partial(job.attack.ensemble, job.forward, images, labels, **common, **job.attack.params)
     with _heard() as alarms:
         outcome, at_once = fitted(lambda size: run(at_once=size), at_once)
-        right = _right(job, images, outcome.x_adv, labels, at_once)
+        with torch.no_grad():
+            right = _right(job, in_parts(job.forward, at_once), images, outcome.x_adv, labels)
     return right, (*outcome.notes, *alarms), outcome.stages
 
 
@@ -134,11 +135,10 @@ def _followed(run: Callable[[], Tensor]) -> Tensor:
         raise
 
 
-def _right(job: _Job, x: Tensor, x_adv: Tensor, y: Tensor, at_once: int) -> Tensor:
+def _right(job: _Job, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
     """Which images are classified right after the attack, by a fresh forward: bool `[B]`, on the CPU."""
     _check_ball(job.name, x, x_adv, job.eps)
-    with torch.no_grad():
-        logits = in_parts(job.forward, at_once)(x_adv.detach())
+    logits = forward(x_adv.detach())
     if not bool((finite := logits.isfinite().all(dim=1)).all()):
         warnings.warn("logits on some attacked images are not finite; these count as wrong", UserWarning, stacklevel=2)
     correct: Tensor = (logits.argmax(dim=1) == y) & finite
