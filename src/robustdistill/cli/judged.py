@@ -80,6 +80,7 @@ def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: Any, as_json:
         for name, attack in attacks.items():
             if attack.passes:
                 _tell_cost(case, name, attack.passes, verdicts)
+            tell(name)
             verdicts.append(case.verdict(name, attack, kept, _teller(tell, name)))
             _emit(verdicts[-1], as_json)
     if len(verdicts) > 1:
