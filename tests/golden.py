@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from games import teacher, teachers_of
 
+from games import teacher, teachers_of
 from robustdistill.prepare import prepare
 from robustdistill.registry import default_registry
 from robustdistill.resolve import resolve

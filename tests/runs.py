@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from games import Tiny, teacher, teachers_of
 from torch import Tensor, nn
 
+from games import Tiny, teacher, teachers_of
 from robustdistill.engine.recording import Recorder
 from robustdistill.engine.state import set_lr
 from robustdistill.engine.step import MinMax

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from games import Tiny, images
 from torch import Tensor, nn
 
+from games import Tiny, images
 from robustdistill.errors import UserError
 from robustdistill.evaluation.autoattack import apgd, losses, square, units, wave
 from robustdistill.evaluation.autoattack.cost import estimate

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, game, teacher
 from torch import nn
 
+from games import Tiny, game, teacher
 from robustdistill.bench import timing
 from robustdistill.bench.rows import assembled, measured, setting, with_rates
 from robustdistill.bench.session import measure

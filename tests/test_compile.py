@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny
-from runs import distance, run_of, steps_of, train
 
+from games import Tiny
 from robustdistill.engine.forwards import Compiler
+from runs import distance, run_of, steps_of, train
 
 
 def test_a_compiled_step_is_the_plain_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

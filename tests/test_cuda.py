@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import distance, run_of, steps_of, take, train
 
 from robustdistill.engine.recording import CudaGraphs
 from robustdistill.prepare import Run
 from robustdistill.registry import default_registry
+from runs import distance, run_of, steps_of, take, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 METHODS = default_registry().names("method")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, images
 from torch import Tensor, nn
 
+from games import Tiny, images
 from robustdistill.builtin.attacks import CLEAN, FGSM, PGD_SAT
 from robustdistill.evaluation import comparisons, diagnostics
 from robustdistill.evaluation.alarms import MEANING

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, game
 
 import robustdistill as rd
+from games import Tiny, game
 from robustdistill import errors, events, hookspecs
 from robustdistill.builtin.models import register_models
 from robustdistill.builtin.objectives import register_inner_objectives

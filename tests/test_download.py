@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision.datasets
-from hub import Hub, serving
 from PIL import Image
 
 import robustdistill as rd
+from hub import Hub, serving
 from robustdistill.builtin.models import digits_net
 from robustdistill.cli import main
 from robustdistill.data import cache, download

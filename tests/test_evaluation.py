@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, images
 from torch import Tensor, nn
 
 import robustdistill as rd
+from games import Tiny, images
 from robustdistill.builtin.attacks import CLEAN, FGSM, PGD_SAT
 from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.suite import judge

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, images, teacher
-from runs import run_of
 from torch import Tensor, nn
 
+from games import Tiny, images, teacher
 from robustdistill.engine import forwards
 from robustdistill.engine.execution import (
     BF16_FLOPS,
@@ -22,6 +21,7 @@ from robustdistill.engine.execution import (
 from robustdistill.engine.loop import train
 from robustdistill.events import Warned
 from robustdistill.losses import kl
+from runs import run_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BIG = Work(student=1e9, step=1e15, steps=10_000)

@@ -1,7 +1,8 @@
 """Refactorings must not move a loss: every curve again, in float64 on one thread."""
 
-import golden
 import pytest
+
+import golden
 
 
 @pytest.mark.parametrize("case", golden.CASES)

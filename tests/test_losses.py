@@ -6,7 +6,6 @@ from itertools import product
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import gradcheck
 
+import oracle
 from robustdistill import losses
 
 CLASSES = (2, 3, 10, 100)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import gradcheck
 
+import oracle
 from robustdistill import losses
 from robustdistill.builtin.objectives import register_inner_objectives, register_outer_objectives, trd
 from robustdistill.errors import UserError

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny
 from torch import nn
 
 import robustdistill as rd
+from games import Tiny
 from robustdistill import plugins
 from robustdistill.errors import PluginError, UserError
 from robustdistill.events import Finished, Stepped

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, game, images, teacher
 from torch import Tensor, nn
 
+from games import Tiny, game, images, teacher
 from robustdistill.engine.state import sgd
 from robustdistill.engine.step import step
 from robustdistill.logits import Logits, Networks

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import game
-from runs import distance, run_of, steps_of, take, train
 from torch import Tensor, nn
 
+from games import game
 from robustdistill.engine.recording import changes, marks
 from robustdistill.engine.step import MinMax, min_max
 from robustdistill.engine.steps import WARM_STEPS
@@ -16,6 +15,7 @@ from robustdistill.engine.tape import Tapes
 from robustdistill.logits import Logits
 from robustdistill.losses import ce, kl
 from robustdistill.registry import default_registry
+from runs import distance, run_of, steps_of, take, train
 
 INNER, OUTER = (default_registry().names(kind) for kind in ("inner", "outer"))
 MODIFIERS = default_registry().names("modifier")

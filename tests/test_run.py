@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, teacher
 from torch import Tensor, nn
 
 import robustdistill as rd
+from games import Tiny, teacher
 from robustdistill.engine.state import averaged
 from robustdistill.errors import DamagedFile, Diverged, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned

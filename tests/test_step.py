@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from games import Tiny, batch, game, images, seeded, teacher
 from torch import Tensor, nn
 
+from games import Tiny, batch, game, images, seeded, teacher
 from robustdistill.builtin.modifiers import AdversarialWeightPerturbation
 from robustdistill.engine.dryrun import dry_step
 from robustdistill.engine.schedule import lr_at
