@@ -3,11 +3,12 @@
     python benchmarks/ablation.py OUT -c specs/digits/compare.toml --epochs 40      # digits, a CPU
     sh benchmarks/mmard.sh DATA_DIR RN18_FILE WRN_FILE                              # CIFAR-10, one GPU
 
-Everything but OUT, --seeds, --jobs and --cells goes to `robustdistill train`. Stopped, the same command goes on where
-it was. Several runs share a device (--jobs). `ratio` is the norm of TRD's parameter gradient over that of the KL, at
-the end of training. `against` is another row: the two columns after it are the mean difference to it, seed by seed,
-+- the standard error of that mean. TRD needs S(x), and that forward moves BatchNorm whatever TRD's weight is; so TRD
-is compared with a weight of 1e-12, which runs it and does not feel it, and that with a weight of 0, which does not.
+Everything but OUT, --seeds, --jobs, --cells and --n goes to `robustdistill train`. Stopped, the same command goes on
+where it was. Several runs share a device (--jobs). `ratio` is the norm of TRD's parameter gradient over that of the
+KL, at the end of training. `against` is another row: the two columns after it are the mean difference to it, seed by
+seed, +- the standard error of that mean. TRD needs S(x), and that forward moves BatchNorm whatever TRD's weight is;
+so TRD is compared with a weight of 1e-12, which runs it and does not feel it, and that with a weight of 0, which does
+not.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def command(*words: str | Path) -> None:
         raise SystemExit(f"{' '.join(program)} ended with {done.returncode}:\n{done.stderr}")
 
 
-def finish(out: Path, name: str, seed: int, train: Sequence[str]) -> None:
+def finish(out: Path, name: str, seed: int, train: Sequence[str], judge: Sequence[str]) -> None:
     """The run of one cell and seed, begun, gone on with or only judged: whatever is missing."""
     folder = place(out, name, seed)
     if folder.exists() and not (folder / "result.json").exists():
@@ -89,7 +90,7 @@ def finish(out: Path, name: str, seed: int, train: Sequence[str]) -> None:
         command("train", *train, "--method", "mmard", *sets, "--seed", str(seed), "--out", folder)
     if not (folder / "evaluation.json").exists():
         device = [w for i, w in enumerate(train) if "--device" in train[max(0, i - 1) : i + 1]]
-        command("eval", folder, "--attacks", ATTACK, *device)
+        command("eval", folder, "--attacks", ATTACK, "--checks", "0", *device, *judge)
     print(f"{name}, seed {seed}: {ended(folder)}", file=sys.stderr, flush=True)
 
 
@@ -148,11 +149,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cells", default="", help="only those whose name contains one of these, separated by |")
+    parser.add_argument("--n", help="judge on the first N test images only")
     mine, train = parser.parse_known_args()
+    judge = ["--n", mine.n] if mine.n else []
     seeds, wanted = [int(s) for s in mine.seeds.split(",")], mine.cells.split("|")
     names = [name for name in CELLS if any(part in name for part in wanted)]
     with ThreadPoolExecutor(mine.jobs) as pool:
-        list(pool.map(lambda job: finish(mine.out, job[1], job[0], train), [(s, n) for s in seeds for n in names]))
+        list(
+            pool.map(lambda job: finish(mine.out, job[1], job[0], train, judge), [(s, n) for s in seeds for n in names])
+        )
     print(markdown(table(mine.out, names, seeds)))
 
 
