@@ -1,6 +1,7 @@
 """Attacks: known answers on a linear model, properties of every registered attack, nothing left behind."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -167,7 +168,8 @@ def test_train_mode_attacks_move_running_statistics_and_frozen_ones_do_not() -> 
         assert int(network.body[1].num_batches_tracked) == (2 if moves else 0)
 
 
-def test_autoattack_breaks_a_linear_model_and_leaves_the_world_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["own", "reference"])
+def test_autoattack_breaks_a_linear_model_and_leaves_the_world_alone(engine: Literal["own", "reference"]) -> None:
     import sys
 
     network = Linear().float()
@@ -180,7 +182,7 @@ def test_autoattack_breaks_a_linear_model_and_leaves_the_world_alone(monkeypatch
     sys.settrace(tracer)
     try:
         with attacked(network):
-            x_adv = autoattack(z, eps=0.9, batch_size=4)
+            x_adv = autoattack(z, eps=0.9, batch_size=4, engine=engine)
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(previous)
@@ -189,11 +191,15 @@ def test_autoattack_breaks_a_linear_model_and_leaves_the_world_alone(monkeypatch
     assert not bool((network(x_adv).argmax(1) == z.y).any())
 
 
-def test_autoattack_refuses_three_classes() -> None:
+def test_three_classes_are_refused_by_the_reference_alone() -> None:
     x, y = batch(torch.float32)
-    z = Logits(x, y % 3, Networks(student=Linear(3).float()))
+    network = Linear(3).float().requires_grad_(False)
+    z = Logits(x, y % 3, Networks(student=network))
     with pytest.raises(UserError, match="at least 4 classes"):
-        autoattack(z, eps=0.1)
+        autoattack(z, eps=0.1, engine="reference")
+    right, left = (network(v).argmax(1) == y % 3 for v in (x, autoattack(z, eps=0.9)))
+    assert right.any()
+    assert not left.any()
 
 
 def test_math_of_the_relative_trades_step() -> None:
