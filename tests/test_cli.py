@@ -380,6 +380,11 @@ def test_an_interrupted_eval_goes_on_where_it_was(here: Path, monkeypatch: pytes
     assert calls[4:] == ["clean", "fgsm", "pgd"]  # what is finished leaves nothing behind
 
 
+def test_eval_does_without_a_cache_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    assert rd("eval", "digits-robust", "--attacks", "fgsm", "--n", "5", "--checks", "0", "--json").code == 0
+
+
 def test_eval_without_a_target_takes_the_newest_run(here: Path) -> None:
     os.utime("runs/digits-sat-digits-net-s1/spec.toml")
     done = rd("eval", "--attacks", "fgsm", "--n", "20", "--json")

@@ -194,11 +194,13 @@ def _radius(eps: float | str) -> float:
 
 
 def parts(case: Case) -> Partial | None:
-    """Where the finished parts of this evaluation wait for its end, in the user's cache; None without a home folder."""
+    """Where the finished parts of this evaluation wait for its end, in the user's cache; None where that cannot be."""
     try:
-        return Partial(cache.folder() / "evaluations" / case.fingerprint()[:32])
-    except RuntimeError:
+        folder = cache.folder() / "evaluations" / case.fingerprint()[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         return None
+    return Partial(folder)
 
 
 def keep(

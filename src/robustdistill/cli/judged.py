@@ -13,6 +13,7 @@ from robustdistill.report.tables import Table
 if TYPE_CHECKING:
     from robustdistill.evaluation.verdict import Verdict
     from robustdistill.judging import Case, Checks
+    from robustdistill.store.partial import Partial
     from robustdistill.store.rundir import RunDir
     from robustdistill.types import Attack, Progress, Watch
 
@@ -40,7 +41,8 @@ def judge(
     from robustdistill.store.atomic import write_atomic
     from robustdistill.store.plain import dumps
 
-    verdicts = follow(case, attacks, as_json)
+    kept = judging.parts(case)
+    verdicts = follow(case, attacks, kept, as_json)
     if store:
         judging.keep(store, verdicts, facts)  # before the checks, which may be interrupted
     checks = checked(case, verdicts, checks_on)
@@ -48,6 +50,8 @@ def judge(
         judging.keep(store, verdicts, facts, checks)
     if out is not None:
         write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
+    if kept:
+        kept.clear()
     if as_json:
         accuracies = {v.attack: v.accuracy for v in verdicts}
         alarms = checks.plain()["alarms"] if checks else []
@@ -56,23 +60,17 @@ def judge(
         report(verdicts, checks, facts, store)
 
 
-def follow(case: "Case", attacks: "Mapping[str, Attack]", as_json: bool) -> "list[Verdict]":
+def follow(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None", as_json: bool) -> "list[Verdict]":
     """Each attack's verdict and the worst case of them, told as they come; interrupted, it says how to go on."""
-    from robustdistill import judging
-
-    kept = judging.parts(case)
     try:
-        verdicts = _verdicts(case, attacks, kept, as_json)
+        return _verdicts(case, attacks, kept, as_json)
     except KeyboardInterrupt:
         tail = "what is done is kept, and the same command goes on from there" if kept else "nothing was kept"
         print(f"interrupted; {tail}", file=sys.stderr)
         raise
-    if kept:
-        kept.clear()
-    return verdicts
 
 
-def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: Any, as_json: bool) -> "list[Verdict]":
+def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None", as_json: bool) -> "list[Verdict]":
     from robustdistill.evaluation.verdict import worst
 
     verdicts: list[Verdict] = []
