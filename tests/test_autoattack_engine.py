@@ -1,11 +1,9 @@
 """Our AutoAttack: the official code's verdicts, whatever the physical batch and wherever it was interrupted."""
 
-import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,21 +23,9 @@ from robustdistill.registry import default_registry
 from robustdistill.store.partial import Partial
 from robustdistill.targets import find_target
 from robustdistill.types import Outcome, Progress
+from scripts import script
 
-
-def load() -> ModuleType:
-    """The benchmark, which knows how to run the official code."""
-    path = Path(__file__).parents[1] / "benchmarks" / "autoattack.py"
-    spec = importlib.util.spec_from_file_location("benchmark_autoattack", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load()
+benchmark = script("autoattack")  # it knows how to run the official code
 SHORT: tuple[Part, ...] = benchmark.shortened(6, 30)
 
 

@@ -1,11 +1,9 @@
 """The measuring scripts of benchmarks/ on the smallest run that they can measure."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,18 +11,7 @@ import torch
 
 from robustdistill.logits import Networks
 from robustdistill.registry import default_registry
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def script(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import BENCHMARKS, script
 
 
 def ended(folder: Path, clean: float, robust: float, ratio: float | None) -> None:

@@ -1,9 +1,6 @@
 """The baseline of the benchmarks does the same mathematics as the engine, so that only their speed is compared."""
 
-import importlib.util
 import math
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,22 +12,13 @@ from robustdistill.engine.state import sgd
 from robustdistill.engine.step import step
 from robustdistill.logits import Logits, Networks
 from robustdistill.losses import ce, kl
+from scripts import script
 
 EPS = 0.2
 KL_SCALE = {"rslad", "mmard"}
 
 
-def load() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "published.py"
-    spec = importlib.util.spec_from_file_location("published", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-published = load()
+published = script("published")
 
 
 @pytest.fixture
