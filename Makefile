@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit digits modes gpu teachers golden docs clean
+.PHONY: help demo test test-faults lint types unit digits modes gpu teachers golden docs clean
 
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the test suite"
+	@echo "make test-faults  kill, stop and starve runs 50 times over (some minutes)"
 	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (estimated: an hour)"
 	@echo "make modes     the same three digits runs in every mode and number format (some 15 minutes)"
 	@echo "make gpu       on a GPU: the CUDA tests, then speed by mode beside the published style"
@@ -36,6 +37,9 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+test-faults: $(INSTALLED)
+	ROBUSTDISTILL_FAULTS=50 $(BIN)/python -m pytest -s tests/test_stopping.py
 
 digits: $(INSTALLED)
 	PATH=$(BIN):$$PATH sh specs/digits/compare.sh

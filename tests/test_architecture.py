@@ -42,7 +42,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "hub": ("errors", "torch timm"),
     "assemble": ("data engine errors logits modes registry spec store types", "torch"),
     "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
-    "run": ("assemble engine errors events prepare registry resolve spec store", "torch"),
+    "run": ("assemble engine errors events prepare registry resolve saving spec store types", "torch"),
+    "saving": ("errors events prepare store types", ""),
     "targets": ("assemble hub registry run spec store", "torch"),
     "judging": (
         "__version__ assemble data engine errors evaluation registry spec store targets types",

@@ -225,7 +225,7 @@ def test_a_run_in_use_is_refused(here: Path) -> None:
 
 @pytest.mark.parametrize("folder, told", [("cut", "robustdistill train --resume cut"), ("none", "nothing was written")])
 def test_an_interrupt_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch, folder: str, told: str) -> None:
-    def interrupted(spec: object, *, out: Path) -> Iterator[object]:
+    def interrupted(spec: object, *, out: Path, stop: object) -> Iterator[object]:
         if folder == "cut":
             rundir.create(out, "", {})
         raise KeyboardInterrupt

@@ -272,11 +272,12 @@ CHANGES: dict[str, Any] = {
     "average": {"name": "ema"},
     "select": {"split": "test"},
     "precision": "fp64",
+    "on_nonfinite": "skip",
 }
 
 
 def test_every_other_part_changes_the_hash() -> None:
     untouched = {f.alias or name for name, f in RunSpec.model_fields.items()} - set(CHANGES)
-    assert untouched == {"norm", "device", "mode"}  # norm has one value
+    assert untouched == {"norm", "device", "mode", "save_minutes"}  # norm has one value
     hashes = [from_layer({**LEAST, key: value}).hash() for key, value in CHANGES.items()]
     assert len({from_layer(LEAST).hash(), *hashes}) == len(CHANGES) + 1

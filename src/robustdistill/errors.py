@@ -4,7 +4,8 @@ Every class carries the exit code that the command line ends with.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class RobustDistillError(Exception):
@@ -20,15 +21,25 @@ class UserError(RobustDistillError, ValueError):
 
 
 class Diverged(RobustDistillError):
-    """A loss or a gradient stopped being finite."""
+    """A loss or a gradient stopped being finite. `record` tells of the step where: plain values for JSON."""
 
     exit_code = 3
+
+    def __init__(self, message: str, record: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = dict(record or {})
 
 
 class DamagedFile(RobustDistillError):
     """A file that is truncated, altered, of the wrong kind, or unsafe to read."""
 
     exit_code = 4
+
+
+class Stopped(RobustDistillError):
+    """Asked to stop, a run stopped between two steps: it can be resumed from there."""
+
+    exit_code = 75
 
 
 class PluginError(RobustDistillError):

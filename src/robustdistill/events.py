@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Started:
-    """The run is set up. `start_epoch` > 0 after a resume; `reads` counts forwards of a step (see `Reads`).
+    """The run is set up. After a resume it starts at `start_epoch` and, of that epoch, `start_step`.
 
-    `execution` says how the steps are taken: mode and number format. `flops` are the operations of all steps.
+    `reads` counts forwards of a step (see `Reads`). `execution` says how the steps are taken: mode and number format.
+    `flops` are the operations of all steps.
     """
 
     method: str
@@ -20,6 +21,7 @@ class Started:
     reads: Mapping[str, int] = field(default_factory=dict)
     execution: str = ""
     flops: float = 0.0
+    start_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was written."""
+    """A checkpoint was written: `epoch` epochs are done and `step` steps of the next one."""
 
     epoch: int
     path: str
     best: bool = False
+    step: int = 0
 
 
 @dataclass(frozen=True)

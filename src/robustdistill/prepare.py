@@ -10,10 +10,11 @@ from torch import nn
 from robustdistill import assemble
 from robustdistill.data.keys import key
 from robustdistill.data.loader import Loader
-from robustdistill.engine import execution, forwards, loop
+from robustdistill.engine import execution, forwards
 from robustdistill.engine.dryrun import Reads
 from robustdistill.engine.execution import Execution, Work
 from robustdistill.engine.forwards import Compiler
+from robustdistill.engine.job import Job, Judge, schedule
 from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
 from robustdistill.engine.steps import Steps
@@ -26,7 +27,9 @@ from robustdistill.registry import Registry
 from robustdistill.resolve import advice
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
-from robustdistill.types import Augment, Dataset, Split, Splits
+from robustdistill.types import Augment, Dataset, Split, Splits, Watch
+
+SKIPPED_IN_A_ROW = 3  # more than that is no accident
 
 Modules = nn.Module | Mapping[str, nn.Module] | None
 
@@ -41,7 +44,7 @@ class Run:
     dataset: Dataset
     splits: Splits
     state: State
-    job: loop.Job
+    job: Job
     reads: Reads
     execution: Execution
     work: Work
@@ -63,10 +66,12 @@ def prepare(
     student: nn.Module | None = None,
     teacher: Modules = None,
     splits: Splits | None = None,
+    watch: Watch | None = None,
 ) -> Run:
     """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit.
 
-    `student`, `teacher` (a module, or modules by role) and `splits` take the place of what the spec names.
+    `student`, `teacher` (a module, or modules by role) and `splits` take the place of what the spec names; `watch`
+    hears of each batch of a judgement.
     """
     device = execution.pick_device(spec.device)
     dataset: Dataset = registry.get("dataset", spec.data.name)
@@ -88,7 +93,7 @@ def prepare(
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
-    state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads)
+    state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)
     hashes = {role: sha256(path) for role, path in files.items()}
     return Run(spec, dataset, splits, state, job, reads, how, work, registry, frozen, tuple(notes), hashes)
@@ -121,12 +126,13 @@ def _job(
     batches: Loader,
     registry: Registry,
     reads: Reads,
-) -> tuple[State, loop.Job]:
+    watch: Watch | None,
+) -> tuple[State, Job]:
     game = assemble.build_game(spec, registry)
     game.units.to(how.device, how.dtype)
     optimizer = sgd([*student.parameters(), *game.units.parameters()], **spec.optim.model_dump())
     state = State(student, game.units, optimizer, averaged(student, spec.average.name, spec.average.decay))
-    schedule, compiler = spec.schedule, Compiler(spec.batch_size, how.compiled)
+    plan, compiler = spec.schedule, Compiler(spec.batch_size, how.compiled)
     steps = Steps(
         game=game,
         student=student,
@@ -140,20 +146,23 @@ def _job(
         seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step), how.device),
         recorder=CudaGraphs(how.device) if how.mode == "graph" else None,
     )
-    job = loop.Job(
+    job = Job(
         steps=steps,
         networks=forwards.networks(student, teachers, how),
-        judge=judge_of(spec, splits, registry, how, compiler),
+        judge=judge_of(spec, splits, registry, how, compiler, watch),
         epochs=spec.epochs,
-        lr=loop.schedule(schedule.name, spec.optim.lr, spec.epochs, schedule.milestones, schedule.gamma),
+        lr=schedule(plan.name, spec.optim.lr, spec.epochs, plan.milestones, plan.gamma),
         terms=len(reads.terms) > 1,
         average=spec.average.name,
         average_start=round(spec.average.start * spec.epochs),
+        skip=SKIPPED_IN_A_ROW if spec.on_nonfinite == "skip" else 0,
     )
     return state, job
 
 
-def judge_of(spec: RunSpec, splits: Splits, registry: Registry, how: Execution, compiler: Compiler) -> loop.Judge:
+def judge_of(
+    spec: RunSpec, splits: Splits, registry: Registry, how: Execution, compiler: Compiler, watch: Watch | None = None
+) -> Judge:
     """How the run's epochs are judged: as fast as the steps are taken, in their number format."""
     split = splits.test if spec.select.split == "test" else splits.holdout
     part = trial(spec, Split(split.images[: spec.select.n], split.labels[: spec.select.n]))
@@ -162,14 +171,14 @@ def judge_of(spec: RunSpec, splits: Splits, registry: Registry, how: Execution, 
 
     def accuracy(network: nn.Module) -> tuple[float, float]:
         if how.plain:
-            found = accuracies(network, part, names, spec, registry, how.device)
+            found = accuracies(network, part, names, spec, registry, how.device, watch=watch)
         else:
             fast = made.setdefault(network, _differentiated(forwards.forward_of(compiler(network), how)))
-            size = {"batch_size": spec.batch_size} if how.compiled else {}
-            found = accuracies(network, part, names, spec, registry, how.device, forward=fast, **size)
+            more: dict[str, Any] = {"batch_size": spec.batch_size} if how.compiled else {}
+            found = accuracies(network, part, names, spec, registry, how.device, forward=fast, watch=watch, **more)
         return found[names[0]], found[names[1]]
 
-    return loop.Judge(accuracy, spec.select.split, spec.select.attack, spec.select.every)
+    return Judge(accuracy, spec.select.split, spec.select.attack, spec.select.every)
 
 
 def _differentiated(network: Forward) -> Forward:

@@ -1,25 +1,26 @@
 """A run from spec to result: prepared, trained, judged and kept; the only place where all of it meets."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustdistill import assemble
 from robustdistill.engine import loop
-from robustdistill.errors import RobustDistillError, UserError
-from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Warned
+from robustdistill.engine.loop import Rest
+from robustdistill.errors import Diverged, Stopped, UserError
+from robustdistill.events import Evaluated, Event, Finished, Started, Warned
 from robustdistill.prepare import Modules, Run, accuracies, prepare, trial
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
+from robustdistill.saving import Keeper, Stop, best_so_far
 from robustdistill.spec import RunSpec, from_layer, load_layer
 from robustdistill.store import checkpoint, manifest, rundir
 from robustdistill.store.environment import data_sha256, environment
-
-Weights = dict[str, Tensor]
+from robustdistill.types import Watch, Weights
 
 
 def as_spec(spec: RunSpec | Layer | str | Path, registry: Registry | None = None) -> RunSpec:
@@ -37,34 +38,37 @@ def train(
     teacher: Modules = None,
     out: str | Path | None = None,
     registry: Registry | None = None,
+    stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Trains a student; iterate to drive it. Yields events, the last one `Finished` with the result.
 
     `student` and `teacher` (a module, or modules by role) replace those that the spec names; a given student
     is trained in place, given teachers are frozen, all are moved to the run's device. `out` is a new run
-    directory; without it nothing is written. Raises UserError before anything is written if the run cannot
-    work.
+    directory; without it nothing is written. As soon as `stop()` says so, asked after every step, the run is saved and
+    ends with `Stopped`. Raises UserError before anything is written if the run cannot work.
     """
     registry = registry or default_registry()
     if out is not None:
         rundir.refuse_occupied(Path(out))
-    run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher)
+    run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher, watch=_watch(stop))
     store = None
     if out is not None:
         store = rundir.create(Path(out), run.spec.to_toml(), _environment(run))
     with store.locked() if store else nullcontext():
-        yield from _go(run, store)
+        yield from _go(run, store, stop)
 
 
-def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any) -> Iterator[Event]:
+def resume(
+    path: str | Path, *, registry: Registry | None = None, stop: Stop = lambda: False, **modules: Any
+) -> Iterator[Event]:
     """Goes on with the run in directory `path` (or with one of its checkpoints), as if it had never stopped.
 
     From a run directory the newest good checkpoint is taken, with a warning on each damaged one; a checkpoint
-    that is named itself must be whole (DamagedFile). `modules` as in `train`, for runs that were given some.
+    that is named itself must be whole (DamagedFile). `stop` and `modules` as in `train`.
     """
     store = run_of(Path(path))
     with store.locked():
-        run = prepare(stored_spec(store), registry or default_registry(), **modules)
+        run = prepare(stored_spec(store), registry or default_registry(), watch=_watch(stop), **modules)
         found = find_checkpoint(Path(path))
         yield from map(Warned, (*found.damaged, *_moved(store.read_environment(), _environment(run))))
         if found.checkpoint is None:
@@ -73,9 +77,9 @@ def resume(path: str | Path, *, registry: Registry | None = None, **modules: Any
             _same_teachers(run, found.checkpoint.meta["teachers"])
             run.state.restore(found.checkpoint.weights, found.checkpoint.state)
             store.truncate_events(found.checkpoint.state["events"])
-        best, sentences = _best_so_far(store, run)
+        best, sentences = best_so_far(store, run)
         yield from map(Warned, sentences)
-        yield from _go(run, store, best)
+        yield from _go(run, store, stop, best)
 
 
 def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
@@ -106,24 +110,51 @@ def _execution(run: Run) -> dict[str, str]:
     return {"mode": run.execution.mode, "precision": run.execution.precision}
 
 
-def _go(run: Run, store: rundir.RunDir | None, best: Weights | None = None) -> Iterator[Event]:
+def _go(run: Run, store: rundir.RunDir | None, stop: Stop, best: Weights | None = None) -> Iterator[Event]:
     """Trains, keeps what happens, and ends with the result. The caller holds the run directory's lock."""
-    for event in _events(run):
-        if store:
-            store.append_event(event)
-        yield event
-        if isinstance(event, Evaluated):
-            if event.best:
+    keeper = Keeper(run, store, stop)
+    try:
+        for event in _events(run, keeper):
+            if isinstance(event, Evaluated) and event.best:
                 best = _copy(run.state.judged)
-            if store:
-                yield _save(run, store, event)
-    result = _result(run, best or _copy(run.state.judged))
+            yield event
+        result = _result(run, best or _copy(run.state.judged), _watch(stop))
+    except Stopped:
+        keeper.save()
+        raise keeper.stopped() from None
+    except Diverged as error:
+        raise keeper.diverged(error) from error
     if store:
         store.write_result(result)
     yield Finished(result, str(store.path) if store else "")
 
 
-def _events(run: Run) -> Iterator[Event]:
+def _events(run: Run, keeper: Keeper) -> Iterator[Event]:
+    """What happens until the last epoch is judged, each event logged before it is told; saves where that is due."""
+    for event in _told(run, keeper):
+        if isinstance(event, Rest):
+            _watch(keeper.stop)(event)
+        else:
+            if keeper.store:
+                keeper.store.append_event(event)
+            yield event
+        if isinstance(event, Evaluated | Rest):
+            saved = keeper.save(isinstance(event, Evaluated) and event.best)
+            if saved:
+                yield saved
+
+
+def _watch(stop: Stop) -> Callable[[object], None]:
+    """Raises `Stopped` as soon as the run is asked to stop."""
+
+    def look(_: object) -> None:
+        if stop():
+            raise Stopped("asked to stop")
+
+    return look
+
+
+def _told(run: Run, keeper: Keeper) -> Iterator[Event | Rest]:
     spec, state = run.spec, run.state
     parameters = sum(p.numel() for p in state.student.parameters())
     yield Started(
@@ -131,6 +162,7 @@ def _events(run: Run) -> Iterator[Event]:
         epochs=spec.epochs,
         steps_per_epoch=len(run.job.steps.batches),
         start_epoch=state.epoch,
+        start_step=state.step,
         device=str(run.device),
         execution=str(run.execution),
         parameters=parameters,
@@ -138,50 +170,14 @@ def _events(run: Run) -> Iterator[Event]:
         flops=run.work.total,
     )
     yield from map(Warned, run.warnings)
-    yield from loop.train(run.job, state)
-
-
-def _save(run: Run, store: rundir.RunDir, event: Evaluated) -> Saved:
-    name = _name(run.state.epoch)
-    record = run.state.record() | {"events": store.events_offset()}
-    meta = {
-        "epoch": run.state.epoch,
-        "spec_hash": run.spec.hash(),
-        "judged": run.state.judged_file,
-        "teachers": dict(run.hashes),
-    }
-    path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
-    if event.best:
-        checkpoint.note(store.checkpoints, "best", name)
-        for file in (rundir.EVALUATION, rundir.EXAMPLES):  # what `eval` judged is no longer the best
-            (store.path / file).unlink(missing_ok=True)
-    checkpoint.prune(store.checkpoints)
-    return Saved(run.state.epoch, str(path), event.best)
-
-
-def _best_so_far(store: rundir.RunDir, run: Run) -> tuple[Weights | None, list[str]]:
-    """The best weights of the epochs done; if their checkpoint is damaged, a sentence, and best begins anew."""
-    if not run.state.best:
-        return None, []
-    name = _name(run.state.best["epoch"] + 1)
-    try:
-        found = checkpoint.load(store.checkpoints / name)
-    except RobustDistillError as error:
-        run.state.best = {}
-        return None, [f"the best epoch so far cannot be kept: {error}"]
-    checkpoint.note(store.checkpoints, "best", name)
-    return found.weights[found.meta["judged"]], []
-
-
-def _name(epochs_done: int) -> str:
-    return f"epoch-{epochs_done:04d}"
+    yield from loop.train(run.job, state, keeper.due)
 
 
 def _copy(network: nn.Module) -> Weights:
     return {k: v.detach().clone() for k, v in network.state_dict().items()}
 
 
-def _result(run: Run, best: Weights) -> dict[str, Any]:
+def _result(run: Run, best: Weights, watch: Watch) -> dict[str, Any]:
     """What `result.json` holds. Accuracies in [0, 1]; `test` is judged once, after training."""
     spec, state = run.spec, run.state
     last, best_record = state.history[-1], state.best or state.history[-1]
@@ -198,17 +194,17 @@ def _result(run: Run, best: Weights) -> dict[str, Any]:
         "spec_hash": spec.hash(),
         "selection": spec.select.split,
         "execution": _execution(run),
-        "last": {**last, "test": _test(run, _copy(state.judged))},
-        "best": {**best_record, "test": _test(run, best)},
+        "last": {**last, "test": _test(run, _copy(state.judged), watch)},
+        "best": {**best_record, "test": _test(run, best, watch)},
         "history": state.history,
     }
 
 
-def _test(run: Run, weights: Weights) -> dict[str, float]:
+def _test(run: Run, weights: Weights, watch: Watch) -> dict[str, float]:
     network = copy.deepcopy(run.state.judged)
     network.load_state_dict(weights)
     names, split = ("clean", run.spec.select.attack), trial(run.spec, run.splits.test)
-    return {"n": len(split), **accuracies(network, split, names, run.spec, run.registry, run.device)}
+    return {"n": len(split), **accuracies(network, split, names, run.spec, run.registry, run.device, watch=watch)}
 
 
 def load(path: str | Path, which: str = "best", *, registry: Registry | None = None) -> nn.Module:

@@ -145,6 +145,8 @@ class RunSpec(_Table):
     device: str = "auto"
     mode: Literal["auto", "eager", "compile", "graph"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    save_minutes: Annotated[Number, Field(ge=0)] = 10.0
 
     @model_validator(mode="before")
     @classmethod
@@ -162,8 +164,9 @@ class RunSpec(_Table):
         return tomli_w.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     def hash(self) -> str:
-        """A short stable name of what decides the results: device, mode and the folder of the data are left out."""
-        plain = self.model_dump(mode="json", exclude={"device": True, "mode": True, "data": {"dir"}})
+        """A short stable name of what decides the results: device, mode, saving and the data's folder are left out."""
+        left_out: dict[str, Any] = {"device": True, "mode": True, "save_minutes": True, "data": {"dir"}}
+        plain = self.model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

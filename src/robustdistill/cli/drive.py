@@ -2,11 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustdistill.cli import progress, render, results
+from robustdistill.cli import progress, render, results, signals
+from robustdistill.errors import Stopped
 from robustdistill.events import Event, Finished
 from robustdistill.store.plain import plain
 
@@ -22,7 +23,8 @@ def train(specs: "Sequence[RunSpec]", folders: Sequence[Path], as_json: bool) ->
     for i, (spec, folder) in enumerate(zip(specs, folders, strict=True)):
         if len(specs) > 1 and not as_json:
             print(f"seed {spec.seed} ({i + 1} of {len(specs)}) into {folder}", file=sys.stderr)
-        done.append(follow(run.train(spec, out=folder), folder, as_json))
+        with signals.listening() as asked:
+            done.append(follow(run.train(spec, out=folder, stop=asked), folder, as_json, asked))
     if len(done) > 1:
         _report_seeds(done, as_json)
     elif not as_json:
@@ -33,22 +35,37 @@ def resume(path: Path, as_json: bool) -> None:
     """Goes on with a run."""
     from robustdistill import run
 
-    finished = follow(run.resume(path), path, as_json)
+    with signals.listening() as asked:
+        finished = follow(run.resume(path, stop=asked), path, as_json, asked)
     if not as_json:
         _report(finished)
 
 
-def follow(events: Iterable[Event], folder: Path, as_json: bool) -> Finished:
-    """Drives a run to its end; interrupted, it says how to go on."""
+def follow(events: Iterable[Event], folder: Path, as_json: bool, asked: signals.Asked) -> Finished:
+    """Drives a run to its end; stopped, it says how to go on."""
+    on = f"go on with: robustdistill train --resume {quoted(folder)}"
     try:
+        told = _armed(events, asked)
         if as_json:
-            return progress.json_lines(events)
-        return render.live(events) if render.on_terminal(sys.stderr) else progress.lines(events)
+            return progress.json_lines(told)
+        return render.live(told) if render.on_terminal(sys.stderr) else progress.lines(told)
     except KeyboardInterrupt:
-        on = f"go on with: robustdistill train --resume {quoted(folder)}"
-        tail = on if folder.exists() else "nothing was written"
-        print(f"interrupted; {tail}", file=sys.stderr)
+        print(f"interrupted; {on if folder.exists() else 'nothing was written'}", file=sys.stderr)
         raise
+    except Stopped as error:
+        if not asked():
+            raise
+        if asked.interrupted:
+            print(f"{error}; {on}", file=sys.stderr)
+            raise KeyboardInterrupt from None
+        raise Stopped(f"{error}; {on}") from None
+
+
+def _armed(events: Iterable[Event], asked: signals.Asked) -> Iterator[Event]:
+    """From the first event on there is something to save."""
+    for event in events:
+        asked.training = True
+        yield event
 
 
 def quoted(*paths: Path | str) -> str:

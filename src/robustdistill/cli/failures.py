@@ -9,7 +9,11 @@ from robustdistill.errors import RobustDistillError
 
 INPUT, MEMORY, DISK, INTERRUPTED = 2, 5, 6, 130
 FULL = {errno.ENOSPC, errno.EDQUOT}
-MEMORY_ADVICE = "use a smaller --batch-size, a smaller student, or another --device"
+UNWRITTEN = {errno.EFBIG: "a file grew beyond the limit on file sizes", errno.EIO: "the disk failed"}
+MEMORY_ADVICE = (
+    "use a smaller --batch-size (a new run: it changes BatchNorm and the steps), a smaller student, precision = bf16, "
+    "or another --device; what was saved before is kept"
+)
 
 
 def install() -> None:
@@ -41,6 +45,9 @@ def sentence(error: BaseException) -> tuple[str, int] | None:
         return f"out of memory: {MEMORY_ADVICE}", MEMORY
     if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
         return f"the disk is full{_file(error)}; make room, then go on with `train --resume RUN`", DISK
+    if getattr(error, "errno", None) in UNWRITTEN:
+        what = UNWRITTEN[error.errno]  # type: ignore[attr-defined]
+        return f"{what}{_file(error)}; mend that, then go on with `train --resume RUN`", DISK
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read it has gone, as `| head` does
         return "", 1

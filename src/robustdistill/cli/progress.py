@@ -37,8 +37,14 @@ class View:
         if self.started is None:
             return 0
         if self.stepped is None:
-            return self.started.start_epoch * self.started.steps_per_epoch
+            return self.steps_before
         return self.stepped.epoch * self.stepped.steps + self.stepped.step
+
+    @property
+    def steps_before(self) -> int:
+        """Steps that were done when the run started or went on."""
+        s = self.started
+        return s.start_epoch * s.steps_per_epoch + s.start_step if s else 0
 
     @property
     def steps(self) -> int:
@@ -79,7 +85,8 @@ def pictures(events: Iterable[Event]) -> Iterator[tuple[Event, View]]:
 
 def heading(started: Started) -> str:
     """One line on what runs."""
-    again = f", from epoch {started.start_epoch + 1}" if started.start_epoch else ""
+    step = f", step {started.start_step + 1}" if started.start_step else ""
+    again = f", from epoch {started.start_epoch + 1}{step}" if started.start_epoch or step else ""
     size = f"{started.epochs} epochs of {started.steps_per_epoch} steps{again}"
     where = f"{started.device}, {started.execution}"
     cost = f"; {work(started.flops)}" if started.flops >= WORTH_TELLING else ""
@@ -101,7 +108,7 @@ def ratios(event: Trained | Evaluated) -> str:
 
 def eta(view: View) -> float | None:
     """Seconds to the end, at the pace since the run started."""
-    done = view.steps_done - (view.started.start_epoch * view.started.steps_per_epoch if view.started else 0)
+    done = view.steps_done - view.steps_before
     return (time.monotonic() - view.began) / done * (view.steps - view.steps_done) if done else None
 
 

@@ -1,4 +1,4 @@
-"""All that changes while a run goes: saved after an epoch, it is where an unbroken run would stand."""
+"""All that changes while a run goes: saved between two steps, it is where an unbroken run would stand."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from robustdistill.engine.tally import Tally
 from robustdistill.types import Weights
 
 
@@ -42,7 +43,8 @@ def _tensors(network: nn.Module) -> list[torch.Tensor]:
 class State:
     """The student, its optimiser, the method's own units, the average of weights, and where the run stands.
 
-    `epoch` counts the epochs done. `best` is the best epoch's record, `history` every epoch's.
+    `epoch` counts the epochs done, trained and judged; `step` the steps done of the next one, and `tally` is what they
+    add up to. `best` is the best epoch's record, `history` every epoch's.
     """
 
     student: nn.Module
@@ -50,6 +52,8 @@ class State:
     optimizer: torch.optim.Optimizer
     average: Average | None = None
     epoch: int = 0
+    step: int = 0
+    tally: Tally = field(default_factory=Tally)
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -64,6 +68,24 @@ class State:
         """Which of `weights` is the network that is evaluated."""
         return "student" if self.judged is self.student else "average"
 
+    def next_epoch(self) -> None:
+        """An epoch is done."""
+        self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally(row=self.tally.row)
+
+    def weights_and_momenta(self) -> list[torch.Tensor]:
+        """What the optimiser moves, its own memory, the averages, and the student's running statistics."""
+        memory = [v for kept in self.optimizer.state.values() for v in kept.values() if isinstance(v, torch.Tensor)]
+        averages = _tensors(self.average.module) if self.average is not None else []
+        own = [*_tensors(self.student), *(p.detach() for p in self.units.parameters())]
+        return [t for t in (*own, *memory, *averages) if t.is_floating_point()]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a step changes on the device."""
+        counters = [t for t in _tensors(self.student) if not t.is_floating_point()]
+        averaged = _tensors(self.average.module) if self.average is not None else []
+        counters += [t for t in averaged if not t.is_floating_point()]
+        return [*self.weights_and_momenta(), *counters, *(b.detach() for b in self.units.buffers())]
+
     def weights(self) -> dict[str, Weights]:
         """The weights a checkpoint holds, by file."""
         files = {"student": self.student.state_dict()}
@@ -73,6 +95,8 @@ class State:
         """What else a checkpoint holds: tensors and plain values only."""
         return {
             "epoch": self.epoch,
+            "step": self.step,
+            "tally": self.tally.record(),
             "best": self.best,
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
@@ -91,6 +115,7 @@ class State:
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"].to(group["params"][0].device)
         self.epoch, self.best, self.history = record["epoch"], record["best"], record["history"]
+        self.step, self.tally = record["step"], Tally.of(record["tally"], next(self.student.parameters()).device)
 
 
 def sgd(parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> Any:
@@ -101,6 +126,8 @@ def sgd(parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weigh
     )
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(lr, device=params[0].device)
+    for p in params if momentum else ():  # there before the first step (0 m + g = g), so that a step can be undone
+        optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
 
 

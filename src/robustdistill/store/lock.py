@@ -47,6 +47,9 @@ def _created(path: Path, text: str) -> bool:
             file.write(text)
     except FileExistsError:
         return False
+    except BaseException:  # a full disk: an empty lock would hold for ever
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -5,6 +5,7 @@
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -93,8 +94,12 @@ def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir
         (path / CHECKPOINTS).mkdir()  # of two processes that start the same run, one makes this folder
     except FileExistsError:
         raise UserError(f"Another process has just started a run in {path}; choose another --out.") from None
-    write_atomic(path / ENVIRONMENT, dumps(environment))
-    write_atomic(path / SPEC, spec_toml)
+    try:
+        write_atomic(path / ENVIRONMENT, dumps(environment))
+        write_atomic(path / SPEC, spec_toml)
+    except BaseException:  # a full disk: what is no run must not look like something
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return RunDir(path)
 
 
