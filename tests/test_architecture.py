@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "engine": ("errors events logits losses modes types", "torch"),
     "evaluation": ("errors events logits losses modes types", "torch"),
     "data": ("errors types", "torch numpy pyarrow PIL"),
-    "store": ("errors events types", "torch safetensors"),
+    "store": ("errors events types", "torch safetensors numpy"),
     "report": ("errors events", "jinja2 matplotlib numpy safetensors"),
     "builtin": (
         "errors hookspecs types logits losses modes data evaluation spec.absolute_step",
@@ -49,10 +49,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "__version__ assemble data engine errors evaluation registry spec store targets types",
         "torch safetensors",
     ),
+    "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
     "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
     "cli": (
-        "__version__ bench errors events judging targets run prepare assemble resolve registry plugins spec store "
-        "report logits types evaluation.worst",
+        "__version__ bench doctor errors events judging targets run prepare assemble resolve registry plugins spec "
+        "store report logits types evaluation.worst",
         "typer",
     ),
     "__main__": ("cli", ""),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from installing import install
 from robustdistill import assemble, run
 from robustdistill.cli import main
 from robustdistill.cli.app import command
@@ -111,6 +112,8 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
         "report": "target --out --figures --format",
         "bench": "--config/-c --method --student --teacher --data --data-dir --batch-size --device --set --rows "
         "--baseline --seconds --json",
+        "doctor": "--device --data --data-dir --json",
+        "import-teacher": "file --trust-pickle --out --path",
         "plugins": "",
     }
 
@@ -272,6 +275,11 @@ REFUSALS = {
     "report nowhere": "nowhere is not a run directory: it does not exist",
     f"report {RUN} --format pgn": "there is no format 'pgn'; did you mean 'png'?",
     f"report {RUN} --out teacher.safetensors": "teacher.safetensors exists already; choose another --out",
+    "import-teacher none.pt": "cannot read the weights none.pt: no such file",
+    "import-teacher teacher.safetensors": "is called safetensors already: use it as it is",
+    "import-teacher a.pt --out teacher.safetensors": "teacher.safetensors exists already; choose another --out",
+    "import-teacher a.pt --out no/t.safetensors": "there is no folder no to hold no/t.safetensors",
+    "import-teacher a.pt --path no": "there is no folder no; give --path the folder that holds the module's source",
     f"report {RUN} --out no/report.html": "there is no folder no to hold --out no/report.html",
 }
 
@@ -308,6 +316,49 @@ def test_debug_shows_the_traceback_too(here: Path) -> None:
     assert done.code == 2
     assert done.err.startswith("Traceback")
     assert "\nerror: unknown method 'nope'" in done.err
+
+
+def sick(*_: object, **__: object) -> Iterator[object]:
+    raise TypeError("this is\nnobody's fault")
+    yield
+
+
+def test_a_bug_shows_its_traceback_with_debug_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "train", sick)
+    told = "internal error: TypeError: this is nobody's fault; this is a bug of robustdistill: "
+    done = rd("train", "--method", "sat", "--out", "bug")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: {told}run the command again with --debug to see where, and report it\n"
+    done = rd("train", "--method", "sat", "--out", "bug", "--debug")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Traceback")
+    assert ", in sick\n" in done.err
+    assert done.err.endswith(f"\nerror: {told}report it\n")
+
+
+SICK = """
+from robustdistill import hookimpl
+from robustdistill.types import Augment, Dataset
+
+def load(directory):
+    return max(None)
+
+@hookimpl
+def register_datasets():
+    return {"sick": Dataset(load, ("a", "b"), 1, 8, 0.2, Augment(), "digits-net", "digits-robust")}
+"""
+
+
+def test_the_bug_of_a_plugin_names_the_plugin(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    install(tmp_path, monkeypatch, SICK)
+    default_registry.cache_clear()
+    request.addfinalizer(default_registry.cache_clear)
+    done = rd("train", "--method", "sat", "--data", "sick", "--out", "bug")
+    assert done.code == 1
+    assert "TypeError: 'NoneType' object is not iterable; this is a bug of the plugin ill of sorry 1.2: run" in done.err
+    assert done.err.count("\n") == 1
 
 
 # ---- eval ---------------------------------------------------------------------------------------------------
@@ -476,12 +527,7 @@ def test_everything_that_has_a_name_can_be_explained(kind: str) -> None:
 
 
 def test_plugins_list_shows_a_broken_one_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sorry.py").write_text("raise ValueError('this plugin is\\nnot well')\n")
-    (tmp_path / "sorry-1.2.dist-info").mkdir()
-    (tmp_path / "sorry-1.2.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: sorry\nVersion: 1.2\n")
-    (tmp_path / "sorry-1.2.dist-info/entry_points.txt").write_text("[robustdistill]\nill = sorry\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("ROBUSTDISTILL_PLUGINS", "ill")
+    install(tmp_path, monkeypatch, "raise ValueError('this plugin is\\nnot well')\n")
     *fine, broken = rd("plugins", "list", "--json").records
     assert {r["state"] for r in fine} == {"works"}
     assert "mmard" in {name for r in fine for name in r["provides"].get("methods", ())}

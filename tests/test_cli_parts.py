@@ -39,6 +39,7 @@ from robustdistill.store import rundir
         (OSError(errno.ENOSPC, "No space left on device", "runs/a"), 6, "the disk is full: runs/a"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 6, "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: /x"),
+        (ModuleNotFoundError("No module named 'timm'"), 2, "No module named 'timm': install what is missing; `robust"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -49,8 +50,15 @@ def test_failures_become_a_sentence_and_a_code(error: BaseException, code: int, 
     assert "\n" not in found[0]
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    assert failures.sentence(TypeError("a bug")) is None
+@pytest.mark.parametrize(
+    "error, told", [(TypeError("a\nbug"), "TypeError: a bug"), (AssertionError(), "AssertionError")]
+)
+def test_a_bug_is_a_sentence_too(error: Exception, told: str) -> None:
+    assert failures.sentence(error) is None
+    head = f"internal error: {told}; this is a bug of robustdistill: "
+    again = "run the command again with --debug to see where, and report it"
+    assert failures.bug(error, shown=False) == (head + again, 1)
+    assert failures.bug(error, shown=True) == (head + "report it", 1)
 
 
 def test_python_warnings_become_lines(capsys: pytest.CaptureFixture[str]) -> None:

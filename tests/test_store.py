@@ -1,5 +1,6 @@
 """The run directory: what lies where, who may write, and what a crash leaves behind."""
 
+import errno
 import json
 import math
 import os
@@ -107,6 +108,31 @@ def test_file_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "replace", replace)
     atomic.write_atomic(tmp_path / "file", "text")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_write_new_writes_over_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    atomic.write_new(tmp_path / "new", b"whole")
+    assert (tmp_path / "new").read_bytes() == b"whole"
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("new", "dangling"):
+        with pytest.raises(FileExistsError):
+            atomic.write_new(tmp_path / name, b"other")
+    assert (tmp_path / "new").read_bytes() == b"whole"
+    assert names(tmp_path) == {"new", "dangling"}
+
+
+def test_leftovers_are_what_dead_writers_left(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = {f".tmp-a-{int(dead.stdout)}", f".old-b-{os.getpid()}"}
+    for name in (*left, f".tmp-c-{os.getppid()}", ".tmp-d", ".hidden"):
+        (tmp_path / name).touch()
+    assert {path.name for path in atomic.leftovers(tmp_path)} == left
 
 
 def test_sha256_known_answer(tmp_path: Path) -> None:
@@ -331,6 +357,16 @@ def test_unreadable_lock_is_refused(run: RunDir, text: str) -> None:
     (run.path / "lock").write_text(text)
     with pytest.raises(UserError, match=r"does not say by whom.*delete .*lock"), run.locked():
         pytest.fail("taken from somebody unknown")
+
+
+def test_who_uses_a_run(run: RunDir) -> None:
+    assert lock.user(run.path / "lock") == ""
+    with run.locked():
+        assert f"in use by process {os.getpid()}" in lock.user(run.path / "lock")
+    write_lock(run, pid=os.getpid(), born="1")
+    assert (lock.user(run.path / "lock") == "") == bool(process.birth(os.getpid()))
+    write_lock(run, pid=1, host="elsewhere")
+    assert "in use by process 1 on elsewhere" in lock.user(run.path / "lock")
 
 
 def test_takeover_leaves_a_lock_that_another_took_first(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

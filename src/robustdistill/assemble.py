@@ -98,6 +98,26 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
     return freeze(network)
 
 
+def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], list[str]]:
+    """Weights' architecture, the parameters that its name does not hold, and the data sets that it takes images of.
+
+    Raises UserError if the architecture is not recognised.
+    """
+    arch, params = recognise(weights, registry.units("model"))
+    build = registry.build("model", arch, registry.params("model", arch, params, arch))
+    shapes = {name: value.shape for name, value in weights.items()}
+
+    def takes(data: Dataset) -> bool:
+        try:
+            with torch.device("meta"):
+                own = build(num_classes=len(data.classes), in_channels=data.channels).state_dict()
+        except Exception:  # an architecture need not be made for every data set
+            return False
+        return all(own[name].shape == shape for name, shape in shapes.items() if name in own)
+
+    return arch, params, [name for name, data in registry.units("dataset").items() if takes(data)]
+
+
 def teacher_file(node: Node, registry: Registry, data_name: str) -> Path:
     """The file that a teacher's weights are read from."""
     return locate_teacher(node, registry, data_name)[2]

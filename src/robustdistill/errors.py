@@ -4,7 +4,7 @@ Every class carries the exit code that the command line ends with.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -34,6 +34,14 @@ class DamagedFile(RobustDistillError):
     """A file that is truncated, altered, of the wrong kind, or unsafe to read."""
 
     exit_code = 4
+
+
+class UnsafeFile(DamagedFile):
+    """A file that can only be read by running code that it brings; `code` names what it would run."""
+
+    def __init__(self, sentence: str, code: Sequence[str]) -> None:
+        super().__init__(sentence)
+        self.code = tuple(code)
 
 
 class Stopped(RobustDistillError):

@@ -49,12 +49,21 @@ class Plugin:
 
 def load_plugins() -> list[Plugin]:
     """Every plugin, working or broken, the built-ins first."""
-    return [*(_builtin(name) for name in DEFAULT_PLUGINS), *(_third_party(e) for e in _entry_points())]
+    return [*(_builtin(name) for name in DEFAULT_PLUGINS), *(_third_party(e) for e in installed())]
 
 
 def hooks() -> list[str]:
     """The names of all hooks."""
     return sorted(n for n in vars(hookspecs) if n.startswith("register_"))
+
+
+def installed() -> Iterator[EntryPoint]:
+    """The entry points of third-party plugins that `ROBUSTDISTILL_PLUGINS` lets in; none of them is loaded."""
+    allowed = os.environ.get(SWITCH)
+    names = None if allowed is None else {n.strip() for n in allowed.split(",")}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        if names is None or entry.name in names:
+            yield entry
 
 
 def _builtin(name: str) -> Plugin:
@@ -104,11 +113,3 @@ def _check(hook: str, name: str, unit: Any) -> None:
         good, what = callable(unit), "an objective, a callable (z, *, ...)"
     if not isinstance(name, str) or not good:
         raise TypeError(f"{hook} gives {name!r} as {type(unit).__name__}; it must be {what}")
-
-
-def _entry_points() -> Iterator[EntryPoint]:
-    allowed = os.environ.get(SWITCH)
-    names = None if allowed is None else {n.strip() for n in allowed.split(",")}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        if names is None or entry.name in names:
-            yield entry

@@ -12,20 +12,23 @@ DEBUG, JSON = "--debug", "--json"
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Runs one command and exits: 0, or a sentence on stderr and the error's exit code (see `failures`)."""
+    """Runs one command and exits: 0, or a sentence on stderr and the error's exit code (see `failures`).
+
+    A bug too is a sentence and the exit code 1; `--debug` shows the traceback of either.
+    """
     given = list(sys.argv[1:] if args is None else args)
     failures.install()
     if JSON in given:  # a program is listening: nothing moves on stderr while a data set is downloaded
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = _run([a for a in given if a != DEBUG])
+    except SystemExit:
+        raise
     except BaseException as error:
-        known = failures.sentence(error)
-        if known is None:
-            raise  # a bug: its traceback is what we need
-        if DEBUG in given:
+        debug = DEBUG in given
+        text, code = failures.sentence(error) or failures.bug(error, shown=debug)
+        if debug:
             traceback.print_exc()
-        text, code = known
         if text:
             print(f"error: {text}", file=sys.stderr)
     sys.exit(code)

@@ -3,10 +3,13 @@
 import errno
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
 
 from robustdistill.errors import RobustDistillError
 
+BUG = 1
 INPUT, MEMORY, DISK, INTERRUPTED = 2, 5, 6, 130
 FULL = {errno.ENOSPC, errno.EDQUOT}
 UNWRITTEN = {errno.EFBIG: "a file grew beyond the limit on file sizes", errno.EIO: "the disk failed"}
@@ -53,7 +56,36 @@ def sentence(error: BaseException) -> tuple[str, int] | None:
         return "", 1
     if isinstance(error, OSError):
         return f"{error.strerror or type(error).__name__}{_file(error)}", INPUT
+    if isinstance(error, ModuleNotFoundError):
+        return f"{one_line(str(error))}: install what is missing; `robustdistill doctor` checks what is needed", INPUT
     return None
+
+
+def bug(error: BaseException, *, shown: bool) -> tuple[str, int]:
+    """The sentence and exit code of a failure that nobody foresaw; it says whose it is, ours or a plugin's.
+
+    `shown`: whether the traceback is.
+    """
+    what = f"{type(error).__name__}: {one_line(str(error))}".removesuffix(": ")
+    again = "" if shown else "run the command again with --debug to see where, and "
+    return f"internal error: {what}; this is a bug of {_culprit(error)}: {again}report it", BUG
+
+
+def _culprit(error: BaseException) -> str:
+    """Whose code the traceback ends in, other people's libraries aside: a plugin's, named, or our own."""
+    packages = {"robustdistill": "robustdistill", **dict(_plugins())}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = (str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in reversed(frames))
+    return next((packages[name] for name in modules if name in packages), "robustdistill")
+
+
+def _plugins() -> Iterator[tuple[str, str]]:
+    """The outermost package of each plugin that is in use, and the plugin in words."""
+    from robustdistill.plugins import installed
+
+    for entry in installed():
+        distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+        yield entry.module.partition(".")[0], f"the plugin {entry.name} of {distribution}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

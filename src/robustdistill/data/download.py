@@ -72,6 +72,19 @@ def folder(origin: Origin) -> Path:
     return _downloaded(origin, urlsplit(constants.ENDPOINT).netloc)
 
 
+def found(origin: Origin) -> Path | None:
+    """The folder of a data set that lies in one of the caches already; its content is not looked at."""
+    paths = _cached(origin)
+    return paths[0].parent if paths else _unpacked(origin)
+
+
+def hub_cache() -> tuple[Path, bool]:
+    """The hub's cache folder, and whether HF_HUB_OFFLINE forbids downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE), constants.HF_HUB_OFFLINE
+
+
 def _downloaded(origin: Origin, hub: str) -> Path:
     try:
         return _from_hub(origin, hub)

@@ -54,6 +54,18 @@ def cifar100(directory: Path | None = None) -> Splits:
     return _cifar("cifar100", _CIFAR100, directory)
 
 
+def look(name: str, directory: Path | None) -> Path | None:
+    """The folder from which `cifar10` or `cifar100` would read; None where it would have to be downloaded first.
+
+    No file is opened. Raises UserError as they do for a `directory` that does not hold the data set.
+    """
+    layout = {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name]
+    folder = download.found(layout.origin) if directory is None else _existing(directory, layout.origin)
+    if folder is not None:
+        _located(layout, folder)
+    return folder
+
+
 def stratified(labels: NDArray[np.int64], per_class: Sequence[int], salt: str) -> list[NDArray[np.int64]]:
     """Cuts the indices of `labels` `[N]` into parts with `per_class[i]` of each class, and a part for the rest.
 
@@ -105,14 +117,23 @@ def _existing(directory: Path | None, origin: download.Origin) -> Path:
 
 
 def _read(name: str, layout: _Layout, directory: Path) -> tuple[Arrays, Arrays]:
+    found = _located(layout, directory)
+    if isinstance(found, Path):
+        return cifar_batches.read(found, layout.batches)
+    train, test = found
+    read = functools.partial(parquet.read, label=layout.label, classes=layout.batches.classes)
+    return cache.cached(name, train + test, lambda: (read(train), read(test)))
+
+
+def _located(layout: _Layout, directory: Path) -> tuple[list[Path], list[Path]] | Path:
+    """The shards of train and test in `directory`, or the folder of torchvision's batches there."""
     batches = layout.batches
     train, test = _shards([directory / place for place in layout.places])
     if train and test:
-        read = functools.partial(parquet.read, label=layout.label, classes=batches.classes)
-        return cache.cached(name, train + test, lambda: (read(train), read(test)))
+        return train, test
     for folder in (directory, directory / batches.folder):
         if (folder / batches.test).is_file():
-            return cifar_batches.read(folder, batches)
+            return folder
     raise UserError(
         f"{directory} holds no {batches.title}: looked for train-*.parquet and test-*.parquet, there and in "
         f"{'/ and '.join(layout.places[1:])}/, and for torchvision's {batches.folder}/; "

@@ -4,6 +4,7 @@ What is being written is called `.tmp-<name>-<pid>` and lies in the same directo
 only within one file system; a directory on its way out is called `.old-<name>-<pid>`.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -33,6 +34,25 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     sync(path.parent)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write `path` in one step. FileExistsError if something is there, however late it came; it is left alone."""
+    prepared = partial(path)
+    try:
+        prepared.write_bytes(content)
+        sync(prepared)
+        try:
+            os.link(prepared, path)  # unlike a rename this never replaces anything
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.rename(prepared, path)
+    finally:
+        prepared.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def publish(prepared: Path, target: Path) -> None:
     """Move a finished directory into place. A directory cannot replace a full one, so the old one steps aside."""
     old = target.with_name(f".old-{target.name}-{os.getpid()}")
@@ -57,10 +77,9 @@ def remove(folder: Path) -> None:
 
 def tidy(root: Path) -> None:
     """Clear what dead writers left in `root`: put back what stepped aside, delete what was never finished."""
-    for path in root.glob(".*"):
+    for path in leftovers(root):
         left = LEFTOVER.fullmatch(path.name)
-        if not left or (alive(int(left[3])) and int(left[3]) != os.getpid()):
-            continue
+        assert left is not None
         home = root / left[2]
         if left[1] == "old" and not home.exists():
             os.replace(path, home)
@@ -68,6 +87,12 @@ def tidy(root: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What dead writers left in `root`, and what this process itself did."""
+    found = ((path, LEFTOVER.fullmatch(path.name)) for path in sorted(root.glob(".*")))
+    return [path for path, left in found if left and (int(left[3]) == os.getpid() or not alive(int(left[3])))]
 
 
 def sync(path: Path) -> None:

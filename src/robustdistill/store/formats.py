@@ -1,22 +1,29 @@
 """Reading a weight file without running code from it, whatever its name says it is."""
 
 import pickle
-import pickletools
 import re
+import shlex
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import torch
 from safetensors.torch import load_file
 
-from robustdistill.errors import DamagedFile, UserError
+from robustdistill.errors import DamagedFile, UnsafeFile, UserError
+from robustdistill.store.pickled import named
 
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|script|\?xml)", re.IGNORECASE)
 
 PLAIN = re.compile(
     r"torch\._utils\.\w+|torch\.(\w*Storage|Size|device)|(collections|builtins|__builtin__)\.(OrderedDict|set)"
+)
+# What checkpoints often hold besides: no reason for alarm, and named last.
+USUAL = re.compile(
+    r"torch\.(nn|_utils|storage|serialization|optim)\..+|(collections|argparse)\.\w+|"
+    r"numpy\.(ndarray|dtype|_?core\.(multiarray|numeric)\.\w+)|_codecs\.encode"
 )
 
 
@@ -25,7 +32,7 @@ def load_objects(path: Path) -> object:
 
     The format is told by the content. Nothing in the file is ever executed.
     Raises UserError if the file cannot be opened; DamagedFile if it is empty, a web page, truncated or
-    garbled, or if it can only be read by running code.
+    garbled; UnsafeFile, one of these, if it can only be read by running code.
     """
     head = _first_bytes(path)
     if not head:
@@ -40,7 +47,7 @@ def load_objects(path: Path) -> object:
     except MemoryError:
         raise
     except Exception as error:  # what a garbled file raises depends on where it is garbled
-        raise DamagedFile(_why_unreadable(path, error)) from error
+        raise _refusal(path, error) from error
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -62,47 +69,61 @@ def _torch_load(path: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _refusal(path: Path, error: Exception) -> DamagedFile:
     needed = _code_in(path) if isinstance(error, pickle.UnpicklingError | RuntimeError) else []
     if "TorchScript" in needed or (needed and isinstance(error, pickle.UnpicklingError)):
-        return (
+        return UnsafeFile(
             f"{path} was refused and nothing in it was executed: it does not hold plain tensors, reading it would "
-            f"run code ({', '.join(needed[:3])}). Ask its author for the state dict alone, best as safetensors"
+            f"run code ({listed(needed, 4)}). Ask its author for the state dict alone, best as safetensors. The "
+            f"last resort, if you trust whoever made the file: `robustdistill import-teacher {shlex.quote(str(path))} "
+            "--trust-pickle` runs that code once, in a process of its own, and keeps the tensors alone",
+            needed,
         )
-    return (
+    return DamagedFile(
         f"{path} is truncated or garbled, or no weight file at all (safetensors or a PyTorch state dict was "
         "expected): fetch it again and compare its size or checksum with the source's"
     )
 
 
+def listed(code: Sequence[str], most: int) -> str:
+    """Names of functions and classes in words, at most so many; the unusual ones first: none hides behind others."""
+    shown = sorted(code, key=lambda name: USUAL.fullmatch(name) is not None)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
 def _code_in(path: Path) -> list[str]:
     """The functions and classes that a pickle asks for, but those of plain tensors; read without running it."""
     try:
-        if not zipfile.is_zipfile(path):
-            with path.open("rb") as file:
+        with path.open("rb") as file:
+            if not is_archive(file):
                 return _callables(file)
-        with zipfile.ZipFile(path) as archive:
-            members = {name.rpartition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" in members:
-                return ["TorchScript"]
-            with archive.open(members["data.pkl"]) as file:
-                return _callables(file)
+            with zipfile.ZipFile(file) as archive:
+                return _callables_in(archive)
     except Exception:  # not even a pickle: the caller then calls it garbled
         return []
 
 
+def is_archive(file: IO[bytes]) -> bool:
+    """Whether torch takes a file for a zip archive: by its head. Where a zip only follows, the head is what is run."""
+    file.seek(0)
+    head = file.read(4)
+    file.seek(0)
+    return head == b"PK\x03\x04"
+
+
+def _callables_in(archive: zipfile.ZipFile) -> list[str]:
+    found: list[str] = []
+    for info in archive.infolist():  # every one: of two that are named alike, readers do not take the same
+        name = info.filename.rpartition("/")[2].lower()
+        if name == "constants.pkl":
+            found.insert(0, "TorchScript")
+        if name == "data.pkl":
+            with archive.open(info) as file:
+                found += _callables(file)
+    return list(dict.fromkeys(found))
+
+
 def _callables(stream: IO[bytes]) -> list[str]:
-    names: list[str] = []
-    for _ in range(4):  # before zip archives, torch wrote three small pickles ahead of the object
-        strings: list[str] = []
-        for opcode, argument, _position in pickletools.genops(stream):
-            if opcode.name in ("GLOBAL", "INST"):
-                names.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
-                names.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-        names = [name for name in names if not PLAIN.fullmatch(name)]
-        if names:
-            break
-    return list(dict.fromkeys(names))
+    # Before zip archives, torch wrote three small pickles ahead of the object and one after it.
+    found = [name for _ in range(5) for name in named(stream) if not PLAIN.fullmatch(name)]
+    return list(dict.fromkeys(found))

@@ -41,6 +41,17 @@ def held(path: Path) -> Iterator[None]:
             path.unlink()
 
 
+def user(path: Path) -> str:
+    """Who holds the lock file `path`, or may: a sentence; "" if there is none, or its process is gone from here."""
+    try:
+        _refuse_living(path, path.read_text())
+    except FileNotFoundError:
+        return ""
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def _created(path: Path, text: str) -> bool:
     try:
         with path.open("x") as file:

@@ -119,10 +119,15 @@ def unused(path: Path) -> Path:
 
 def newest(root: Path) -> RunDir:
     """The run under `root`, at most three folders deep, started or finished last; UserError when there is none."""
-    runs = [RunDir(spec.parent) for depth in ("*", "*/*", "*/*/*") for spec in root.glob(f"{depth}/{SPEC}")]
-    if not runs:
+    found = runs(root)
+    if not found:
         raise UserError(f"There is no run in {root}. Train one first, or name a run directory.")
-    return max(runs, key=lambda run: (_changed(run), run.path))
+    return max(found, key=lambda run: (_changed(run), run.path))
+
+
+def runs(root: Path) -> list[RunDir]:
+    """The runs under `root`, at most three folders deep."""
+    return [RunDir(spec.parent) for depth in ("*", "*/*", "*/*/*") for spec in root.glob(f"{depth}/{SPEC}")]
 
 
 def _changed(run: RunDir) -> float:

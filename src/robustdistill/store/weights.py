@@ -31,11 +31,11 @@ def read_weights(path: Path) -> Weights:
     Raises UserError if the file cannot be opened; DamagedFile if it is empty, a web page, truncated, not
     readable without running code, or holds no tensors or values that are not finite.
     """
-    content = _unwrap(load_objects(path))
+    content = unwrap(load_objects(path))
     tensors = _tensors(content)
     weights = _plain_names(tensors)
     if not weights:
-        raise DamagedFile(f"{path} holds no weights (found: {_contents(content)}); a state dict was expected")
+        raise DamagedFile(f"{path} holds no weights (found: {contents(content)}); a state dict was expected")
     for name, value in weights.items():
         if not value.isfinite().all():
             raise DamagedFile(
@@ -47,9 +47,15 @@ def read_weights(path: Path) -> Weights:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, each in its own precision and under its own name."""
+    path.write_bytes(as_bytes(weights))
+
+
+def as_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the content of a safetensors file, each in its own precision and under its own name."""
     # Cloned because the format refuses tensors that share memory.
     plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
-    path.write_bytes(serialise(plain, metadata={"format": "pt"}))
+    content: bytes = serialise(plain, metadata={"format": "pt"})
+    return content
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
@@ -99,7 +105,8 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
     )
 
 
-def _unwrap(content: object) -> object:
+def unwrap(content: object) -> object:
+    """The state dict in what a checkpoint holds, however deep it is wrapped; `content` itself if nothing wraps it."""
     while isinstance(content, Mapping):
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
@@ -146,7 +153,8 @@ def _shape_mismatch(
     return f"{what} does not fit the architecture: {first} is {sizes}. Name the one they were made for: ARCH@FILE"
 
 
-def _contents(content: object) -> str:
+def contents(content: object) -> str:
+    """What a checkpoint holds, in a few words."""
     return _some([str(k) for k in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
 
 

@@ -1,0 +1,1 @@
+"""Looking for what would fail before a run does. It knows nothing of the terminal."""
