@@ -39,7 +39,7 @@ unit: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
 
 test-faults: $(INSTALLED)
-	ROBUSTDISTILL_FAULTS=50 $(BIN)/python -m pytest -s tests/test_stopping.py
+	ROBUSTDISTILL_FAULTS=50 $(BIN)/python -m pytest -s tests/test_stopping.py tests/test_faults.py
 
 digits: $(INSTALLED)
 	PATH=$(BIN):$$PATH sh specs/digits/compare.sh

@@ -36,6 +36,14 @@ def own_cache(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sets this for its whole process, which is the tests' own when they call it."""
+    name = "HF_HUB_DISABLE_PROGRESS_BARS"
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder with real CIFAR-10 images and large teachers, where it exists beside the repository.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -184,11 +185,44 @@ def test_create_refuses_a_file(tmp_path: Path) -> None:
 
 
 def test_of_two_that_create_the_same_run_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "refuse_occupied", lambda path: None)  # both have looked, and saw nothing
-    rundir.create(tmp_path / "run", SPEC, {})
-    with pytest.raises(UserError, match="Another process has just started a run"):
-        rundir.create(tmp_path / "run", "other", {})
-    assert RunDir(tmp_path / "run").read_spec() == SPEC
+    real, looks = rundir.refuse_occupied, count()
+    monkeypatch.setattr(rundir, "refuse_occupied", lambda path: next(looks) and real(path))  # it saw nothing at first
+    path = tmp_path / "run"
+    path.mkdir()
+    with RunDir(path).locked(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        rundir.create(path, "other", {})
+    rundir.create(path, SPEC, {})
+    looks = count()
+    with pytest.raises(UserError, match="already holds a run"):
+        rundir.create(path, "other", {})
+    assert RunDir(path).read_spec() == SPEC
+    assert names(path) == {"spec.toml", "environment.json", "checkpoints"}
+
+
+def test_create_takes_what_a_process_left_that_died_too_early(tmp_path: Path) -> None:
+    other = hold(RunDir(tmp_path))
+    end(other, signal.SIGKILL)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("environment.json", f".tmp-spec.toml-{other.pid}"):
+        (tmp_path / name).write_text("{")
+    rundir.create(tmp_path, SPEC, {"python": "3.11"})
+    assert RunDir(tmp_path).read_environment() == {"python": "3.11"}
+    with RunDir(tmp_path).locked():
+        assert names(tmp_path) == {"spec.toml", "environment.json", "checkpoints", "lock"}
+
+
+@pytest.mark.parametrize("call", ["mkdir", "write_atomic"])
+def test_create_says_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(*((Path, call) if call == "mkdir" else (rundir, call)), fail)
+    with pytest.raises(
+        UserError, match=r"nothing can be written to .*run: Read-only file system; choose another --out"
+    ):
+        rundir.create(tmp_path / "run", SPEC, {})
+    monkeypatch.undo()
+    assert names(tmp_path) == set()
 
 
 def test_open_run_refuses_what_is_none(tmp_path: Path) -> None:

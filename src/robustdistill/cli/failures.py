@@ -12,7 +12,11 @@ from robustdistill.errors import RobustDistillError
 BUG = 1
 INPUT, MEMORY, DISK, INTERRUPTED = 2, 5, 6, 130
 FULL = {errno.ENOSPC, errno.EDQUOT}
-UNWRITTEN = {errno.EFBIG: "a file grew beyond the limit on file sizes", errno.EIO: "the disk failed"}
+UNWRITTEN = {
+    errno.EFBIG: "a file grew beyond the limit on file sizes",
+    errno.EIO: "the disk failed",
+    errno.EROFS: "the file system is read-only",
+}
 MEMORY_ADVICE = (
     "use a smaller --batch-size (a new run: it changes BatchNorm and the steps), a smaller student, precision = bf16, "
     "or another --device; what was saved before is kept"

@@ -43,11 +43,11 @@ def judge(
 
     kept = judging.parts(case)
     verdicts = follow(case, attacks, kept, as_json)
-    if store:
-        judging.keep(store, verdicts, facts)  # before the checks, which may be interrupted
+    if store and not _kept(store, verdicts, facts, None):  # before the checks, which may be interrupted
+        store = None
     checks = checked(case, verdicts, checks_on)
     if store and checks:
-        judging.keep(store, verdicts, facts, checks)
+        _kept(store, verdicts, facts, checks)
     if out is not None:
         write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
     if kept:
@@ -58,6 +58,22 @@ def judge(
         progress.emit({"event": "judged", **facts, "accuracies": accuracies, "alarms": alarms})
     else:
         report(verdicts, checks, facts, store)
+
+
+def _kept(store: "RunDir", verdicts: "Sequence[Verdict]", facts: Mapping[str, Any], checks: "Checks | None") -> bool:
+    """Whether the run's folder takes the verdicts; in someone else's it need not."""
+    from robustdistill import judging
+    from robustdistill.store.rundir import UNWRITABLE
+
+    try:
+        judging.keep(store, verdicts, facts, checks)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        advice = "the verdicts are only shown; --out FILE keeps them elsewhere"
+        print(f"{store.path} cannot be written ({error.strerror}): {advice}", file=sys.stderr)
+        return False
+    return True
 
 
 def follow(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None", as_json: bool) -> "list[Verdict]":

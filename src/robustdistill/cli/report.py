@@ -46,7 +46,12 @@ def report(
     if figures is not None:
         _write_figures(contents, figures, form)
     path = out or run.path / NAME
-    write_atomic(path, page(contents))
+    try:
+        write_atomic(path, page(contents))
+    except OSError as error:
+        if error.errno not in rundir.UNWRITABLE:
+            raise
+        raise UserError(f"{path} cannot be written: {error.strerror}; write it elsewhere with --out FILE") from error
     print(path)
 
 

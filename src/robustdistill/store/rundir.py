@@ -4,10 +4,11 @@
 `examples.safetensors` once judged by `eval`, and `lock` while in use.
 """
 
+import errno
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.store import eventlog, lock
-from robustdistill.store.atomic import write_atomic
+from robustdistill.store.atomic import LEFTOVER, tidy, write_atomic
 from robustdistill.store.plain import dumps
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, EVALUATION, EXAMPLES, LOCK = (
     "examples.safetensors",
     "lock",
 )
+
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Errors of a place where nothing may be written, be there room or not."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,13 @@ class RunDir:
         """The folder that `store.checkpoint` calls `root`."""
         return self.path / CHECKPOINTS
 
-    def locked(self) -> AbstractContextManager[None]:
-        """`with run.locked():` the only writer; UserError when another process is."""
-        return lock.held(self.path / LOCK)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """`with run.locked():` the only writer; UserError when another process is. Clears what dead writers left."""
+        with lock.held(self.path / LOCK):
+            for folder in (self.path, self.checkpoints):
+                tidy(folder)
+            yield
 
     def read_spec(self) -> str:
         """The resolved spec, as TOML text."""
@@ -87,18 +95,24 @@ class RunDir:
 
 
 def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir:
-    """Start a run in `path`, a new or empty directory; UserError when something is there already."""
+    """Start a run in `path`, a new or empty directory; UserError when something is there, or nothing can be written.
+
+    The spec comes last: with it there is a run. What a process left that died before does not count as something.
+    """
     refuse_occupied(path)
-    path.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
     try:
-        (path / CHECKPOINTS).mkdir()  # of two processes that start the same run, one makes this folder
-    except FileExistsError:
-        raise UserError(f"Another process has just started a run in {path}; choose another --out.") from None
-    try:
-        write_atomic(path / ENVIRONMENT, dumps(environment))
-        write_atomic(path / SPEC, spec_toml)
-    except BaseException:  # a full disk: what is no run must not look like something
-        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True, exist_ok=True)
+        with lock.held(path / LOCK):
+            refuse_occupied(path)  # of two processes that start the same run, one comes first
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
+            write_atomic(path / ENVIRONMENT, dumps(environment))
+            write_atomic(path / SPEC, spec_toml)
+    except OSError as error:
+        if new:
+            shutil.rmtree(path, ignore_errors=True)
+        if error.errno in UNWRITABLE:
+            raise UserError(f"nothing can be written to {path}: {error.strerror}; choose another --out") from error
         raise
     return RunDir(path)
 
@@ -135,13 +149,19 @@ def _changed(run: RunDir) -> float:
 
 
 def refuse_occupied(path: Path) -> None:
-    """UserError unless `path` is free for a new run."""
+    """UserError unless `path` is free for a new run: not there, empty, or what a process left that died too early."""
     if (path / SPEC).exists():
         raise UserError(f"{path} already holds a run. Go on with it by --resume, or choose another --out.")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, not a directory; choose another --out.")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not all(map(_unborn, path.iterdir())):
         raise UserError(f"{path} holds files that are no run; choose another --out, or an empty directory.")
+
+
+def _unborn(path: Path) -> bool:
+    """Whether this is part of a run that does not exist yet, for want of a spec."""
+    empty = path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir())
+    return empty or path.name in (ENVIRONMENT, LOCK) or LEFTOVER.fullmatch(path.name) is not None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
