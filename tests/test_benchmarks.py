@@ -84,3 +84,11 @@ def test_the_table_of_inner_objectives(
     rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
     assert len(rows) == 6
     assert (len({tuple(row) for row in rows}) == 1) is (eps == "0")  # at radius 0 every x' is x
+
+
+def test_the_cost_of_looking_is_a_ratio_of_one_run() -> None:
+    command = [sys.executable, str(BENCHMARKS / "look.py"), "--method", "nature", "--batches", "2", "--rounds", "1"]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "digits-net on cpu, 2 steps of 128" in done.stdout
+    assert float(done.stdout.split("ratio ")[1].split()[0]) > 0

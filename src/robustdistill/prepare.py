@@ -1,5 +1,6 @@
 """A spec assembled into a run: student, teachers, method, data, judge; checked before anything starts."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ from robustdistill.store.atomic import sha256
 from robustdistill.types import Augment, Dataset, Split, Splits, Watch
 
 SKIPPED_IN_A_ROW = 3  # more than that is no accident
+ONE_STEP = "fgsm"
+TEACHERS_IMAGES = 200  # a teacher is ten times its student, and judged once
 
 Modules = nn.Module | Mapping[str, nn.Module] | None
 
@@ -149,7 +152,7 @@ def _job(
     job = Job(
         steps=steps,
         networks=forwards.networks(student, teachers, how),
-        judge=judge_of(spec, splits, registry, how, compiler, watch),
+        judge=judge_of(spec, splits, registry, how, compiler, watch, teachers.get(DEFAULT_ROLE)),
         epochs=spec.epochs,
         lr=schedule(plan.name, spec.optim.lr, spec.epochs, plan.milestones, plan.gamma),
         terms=len(reads.terms) > 1,
@@ -161,24 +164,46 @@ def _job(
 
 
 def judge_of(
-    spec: RunSpec, splits: Splits, registry: Registry, how: Execution, compiler: Compiler, watch: Watch | None = None
+    spec: RunSpec,
+    splits: Splits,
+    registry: Registry,
+    how: Execution,
+    compiler: Compiler,
+    watch: Watch | None = None,
+    teacher: nn.Module | None = None,
 ) -> Judge:
     """How the run's epochs are judged: as fast as the steps are taken, in their number format."""
     split = splits.test if spec.select.split == "test" else splits.holdout
     part = trial(spec, Split(split.images[: spec.select.n], split.labels[: spec.select.n]))
-    names = ("clean", spec.select.attack)
+    few = Split(part.images[:TEACHERS_IMAGES], part.labels[:TEACHERS_IMAGES])
+    attack = spec.select.attack
     made: dict[nn.Module, Forward] = {}
 
-    def accuracy(network: nn.Module) -> tuple[float, float]:
+    def found(network: nn.Module, *names: str) -> dict[str, float]:
         if how.plain:
-            found = accuracies(network, part, names, spec, registry, how.device, watch=watch)
-        else:
-            fast = made.setdefault(network, _differentiated(forwards.forward_of(compiler(network), how)))
-            more: dict[str, Any] = {"batch_size": spec.batch_size} if how.compiled else {}
-            found = accuracies(network, part, names, spec, registry, how.device, forward=fast, watch=watch, **more)
-        return found[names[0]], found[names[1]]
+            return accuracies(network, part, names, spec, registry, how.device, watch=watch)
+        fast = made.setdefault(network, _differentiated(forwards.forward_of(compiler(network), how)))
+        more: dict[str, Any] = {"batch_size": spec.batch_size} if how.compiled else {}
+        return accuracies(network, part, names, spec, registry, how.device, forward=fast, watch=watch, **more)
 
-    return Judge(accuracy, spec.select.split, spec.select.attack, spec.select.every)
+    def accuracy(network: nn.Module) -> tuple[float, float]:
+        both = found(network, "clean", attack)
+        return both["clean"], both[attack]
+
+    @functools.cache
+    def teachers() -> tuple[float, int]:
+        assert teacher is not None
+        return accuracies(teacher, few, (attack,), spec, registry, how.device, watch=watch)[attack], len(few)
+
+    return Judge(
+        accuracy,
+        spec.select.split,
+        attack,
+        spec.select.every,
+        len(part),
+        one_step=lambda network: found(network, ONE_STEP)[ONE_STEP],
+        teacher=None if teacher is None else teachers,
+    )
 
 
 def _differentiated(network: Forward) -> Forward:

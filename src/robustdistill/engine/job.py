@@ -13,16 +13,20 @@ from robustdistill.logits import Networks
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges a student: `(clean, robust)` accuracies in [0, 1] on `split` under `attack`.
+    """Judges a student: `(clean, robust)` accuracies in [0, 1] on the `n` images of `split` under `attack`.
 
     The best epoch is the first of the highest robust accuracy, or of the highest clean one where nothing is
-    ascended in training.
+    ascended in training. `one_step` gives the accuracy under FGSM, `teacher` the teacher's robust accuracy and on how
+    many of the images; None where there is nothing to compare with.
     """
 
     accuracy: Callable[[nn.Module], tuple[float, float]]
     split: str
     attack: str
     every: int = 1
+    n: int = 1
+    one_step: Callable[[nn.Module], float] | None = None
+    teacher: Callable[[], tuple[float, int]] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from robustdistill.engine.concerns import concerns
 from robustdistill.engine.job import Job, advance
 from robustdistill.engine.state import State, set_lr
 from robustdistill.engine.terms import term_sizes
@@ -38,10 +39,10 @@ def train(job: Job, state: State, due: Callable[[], bool] = lambda: False) -> It
         if not state.tally.told:
             yield trained
             state.tally.told = True
-        evaluated = _evaluate(job, state, trained, began) if judged else None
-        state.next_epoch()
-        if evaluated:
-            yield evaluated
+        if judged:
+            yield from _judge(job, state, trained, began)
+        else:
+            state.next_epoch()
 
 
 def _epoch(job: Job, state: State, vigil: Vigil, lr: float, due: Callable[[], bool]) -> Iterator[Event | Rest]:
@@ -90,9 +91,12 @@ def _trained(job: Job, state: State, lr: float, seconds: float, judged: bool) ->
     return Trained(state.epoch, loss, lr, seconds, judged, tally.terms, tally.gradients)
 
 
-def _evaluate(job: Job, state: State, trained: Trained, began: float) -> Evaluated:
+def _judge(job: Job, state: State, trained: Trained, began: float) -> Iterator[Event]:
+    """Judges the epoch, tells what there is to know of that, and ends it: last of all `Evaluated`."""
     clean, robust = job.judge.accuracy(state.judged)
-    by = "clean" if job.steps.game.attack is None else "robust"  # robust accuracy of a natural training is noise
+    natural = job.steps.game.attack is None  # robust accuracy of a natural training is noise
+    yield from map(Warned, [] if natural else concerns(job.judge, state, robust))
+    by = "clean" if natural else "robust"
     best = {"clean": clean, "robust": robust}[by] > state.best.get(by, -1.0)
     event = Evaluated(
         epoch=trained.epoch,
@@ -111,4 +115,5 @@ def _evaluate(job: Job, state: State, trained: Trained, began: float) -> Evaluat
     state.history.append(plain)
     if best:
         state.best = plain
-    return event
+    state.next_epoch()
+    yield event

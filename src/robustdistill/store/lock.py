@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdistill.errors import UserError
-from robustdistill.store.atomic import partial
+from robustdistill.store.atomic import partial, write_new
 from robustdistill.store.eventlog import now
 from robustdistill.store.plain import dumps
 from robustdistill.store.process import alive, birth
@@ -54,13 +54,9 @@ def user(path: Path) -> str:
 
 def _created(path: Path, text: str) -> bool:
     try:
-        with path.open("x") as file:
-            file.write(text)
+        write_new(path, text.encode())  # whole at once: half of a lock, left by a crash, would hold for ever
     except FileExistsError:
         return False
-    except BaseException:  # a full disk: an empty lock would hold for ever
-        path.unlink(missing_ok=True)
-        raise
     return True
 
 
