@@ -41,8 +41,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "hub": ("errors", "torch timm"),
     "assemble": ("data engine errors logits modes registry spec store types", "torch"),
-    "prepare": ("assemble data engine errors evaluation logits modes registry resolve spec store types", "torch"),
-    "run": ("assemble engine errors events prepare registry resolve saving spec store types", "torch"),
+    "selection": ("assemble engine evaluation logits registry spec types", "torch"),
+    "prepare": ("assemble data engine errors logits modes registry resolve selection spec store types", "torch"),
+    "run": ("assemble engine errors events prepare registry resolve saving selection spec store types", "torch"),
     "saving": ("errors events prepare store types", ""),
     "targets": ("assemble hub registry run spec store", "torch"),
     "judging": (
@@ -50,7 +51,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch safetensors",
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
-    "bench": ("assemble data engine errors logits modes prepare registry spec store types", "torch"),
+    "bench": ("assemble data engine errors logits modes prepare registry selection spec store types", "torch"),
     "cli": (
         "__version__ bench doctor errors events judging targets run prepare assemble resolve registry plugins spec "
         "store report logits types evaluation.worst",

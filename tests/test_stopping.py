@@ -165,6 +165,15 @@ def json_free(value: Any) -> Any:
     return [json_free(v) for v in value] if isinstance(value, list) else value
 
 
+@pytest.mark.skipif(FAULTS < 10, reason="compiling takes a minute and more: make test-faults")
+def test_compiled_steps_go_on_as_well(tmp_path: Path) -> None:
+    spec = layer(method="mmard", mode="compile")
+    a = whole(tmp_path / "a", spec)
+    assert json.loads((a / "result.json").read_text())["execution"]["mode"] == "compile"
+    assert to_the_end(tmp_path / "b", spec, lambda: after(3), lambda: lambda: False) == 1
+    equal(a, tmp_path / "b")
+
+
 # ---- signals ---------------------------------------------------------------------------------------------
 def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "robustdistill", "train", *args]

@@ -13,10 +13,11 @@ from robustdistill.engine import loop
 from robustdistill.engine.loop import Rest
 from robustdistill.errors import Diverged, Stopped, UserError
 from robustdistill.events import Evaluated, Event, Finished, Started, Warned
-from robustdistill.prepare import Modules, Run, accuracies, prepare, trial
+from robustdistill.prepare import Modules, Run, prepare
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
 from robustdistill.saving import Keeper, Stop, best_so_far
+from robustdistill.selection import accuracies, trial
 from robustdistill.spec import RunSpec, from_layer, load_layer
 from robustdistill.store import checkpoint, manifest, rundir
 from robustdistill.store.environment import data_sha256, environment

@@ -13,8 +13,9 @@ from robustdistill.bench.standin import splits_for, teachers_for
 from robustdistill.engine.step import adversary
 from robustdistill.engine.steps import WARM_STEPS, Steps
 from robustdistill.logits import DEFAULT_ROLE, Logits
-from robustdistill.prepare import Run, judge_of, prepare
+from robustdistill.prepare import Run, prepare
 from robustdistill.registry import Registry
+from robustdistill.selection import judge_of
 from robustdistill.spec import RunSpec, from_layer
 
 Loop = Callable[..., Iterator[float]]
