@@ -24,7 +24,8 @@ from robustdistill.registry import default_registry
 from robustdistill.store import rundir
 from robustdistill.store.weights import save_weights
 
-TRIAL = ("--epochs", "1", "--set", "limit_batches=2", "--set", "select.n=40", "--batch-size", "32", "--steps", "4")
+SHORT = ("--epochs", "1", "--set", "limit_batches=2", "--set", "select.n=40", "--batch-size", "32")
+TRIAL = (*SHORT, "--steps", "4")
 ESCAPE = "\x1b"
 
 
@@ -154,7 +155,7 @@ def test_a_role_names_the_teacher(here: Path) -> None:
 
 
 def test_json_is_one_event_a_line_with_the_result_last(here: Path) -> None:
-    done = rd("train", "--method", "nature", "--out", "j", "--json", *TRIAL)
+    done = rd("train", "--method", "nature", "--out", "j", "--json", *SHORT)
     kinds = [r["event"] for r in done.records]
     assert kinds == ["started", "stepped", "stepped", "trained", "evaluated", "saved", "finished"]
     assert done.records[-1]["result"] == json.loads((here / "j/result.json").read_text())
@@ -162,12 +163,12 @@ def test_json_is_one_event_a_line_with_the_result_last(here: Path) -> None:
 
 
 def test_json_of_several_seeds_ends_with_their_mean(here: Path) -> None:
-    done = rd("train", "--method", "nature", "--seeds", "3,4", "--out", "both", "--json", *TRIAL)
+    done = rd("train", "--method", "nature", "--seeds", "3,4", "--out", "both", "--json", *SHORT)
     *_, last = done.records
     results = [json.loads((here / f"both/s{s}/result.json").read_text())["best"]["test"]["clean"] for s in (3, 4)]
     assert (last["event"], last["seeds"], last["paths"]) == ("aggregated", [3, 4], ["both/s3", "both/s4"])
     assert last["best"]["clean"]["mean"] == pytest.approx(sum(results) / 2)
-    assert rd("train", "--method", "nature", "--seeds", "4,5", "--out", "both", *TRIAL).code == 2
+    assert rd("train", "--method", "nature", "--seeds", "4,5", "--out", "both", *SHORT).code == 2
     assert not (here / "both/s5").exists()
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from robustdistill.checks import check_network, check_split
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
 from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError, nearest
 from robustdistill.logits import DEFAULT_ROLE, Logits
-from robustdistill.modes import attacked, seeded
+from robustdistill.modes import seeded
 from robustdistill.registry import Registry, match_template
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
@@ -140,26 +141,17 @@ def unread(
     return notes
 
 
-def check_network(network: nn.Module, dataset: Dataset, what: str) -> None:
-    """UserError unless `network` maps the data's images to one logit per class."""
-    home = next(network.parameters(), torch.empty(0))
-    x = torch.zeros(2, dataset.channels, dataset.size, dataset.size, device=home.device, dtype=home.dtype)
-    try:
-        with torch.no_grad(), attacked(network):
-            shape = list(network(x).shape)
-    except Exception as error:
-        raise UserError(f"{what} does not take images {list(x.shape)}: {error}") from error
-    if shape != [2, len(dataset.classes)]:
-        raise UserError(
-            f"{what} gives logits of shape {shape} for 2 images; the data has {len(dataset.classes)} classes"
-        )
-
-
 def load_data(dataset: Dataset, name: str, directory: str | Path | None) -> Splits:
-    """The splits of a data set. UserError for a folder given to one that comes with the package."""
+    """The splits of a data set. UserError for a folder given to one that comes with the package.
+
+    PluginError for images or labels that are none of its own.
+    """
     if directory is not None and not dataset.needs_dir:
         raise UserError(f"{name} comes with the package and takes no --data-dir; name the data set too: --data NAME")
-    return dataset.load(Path(directory) if directory is not None else None)
+    splits: Splits = dataset.load(Path(directory) if directory is not None else None)
+    for part in ("train", "holdout", "test"):
+        check_split(getattr(splits, part), dataset, f"the {part} images of {name}")
+    return splits
 
 
 def blank(dataset: Dataset) -> Splits | None:

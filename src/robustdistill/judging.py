@@ -1,6 +1,6 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +11,26 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustdistill import __version__, assemble
+from robustdistill.checks import check_modules, check_size
 from robustdistill.data import cache
 from robustdistill.engine.execution import pick_device
 from robustdistill.engine.work import forward_flops
 from robustdistill.errors import UserError
 from robustdistill.evaluation import suite
 from robustdistill.evaluation.alarms import Alarm
+from robustdistill.evaluation.checks import check_images, check_labels
 from robustdistill.evaluation.curves import Point
 from robustdistill.evaluation.diagnostics import diagnose
 from robustdistill.evaluation.examples import examples
 from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict, worst
+from robustdistill.quantities import no_radius, parse_number
 from robustdistill.registry import Registry, default_registry
-from robustdistill.spec import parse_number
 from robustdistill.store import rundir
 from robustdistill.store.atomic import write_atomic
 from robustdistill.store.partial import Partial
 from robustdistill.store.plain import dumps
+from robustdistill.surroundings import driven
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
 
@@ -64,9 +67,28 @@ def evaluate(
     registry = registry or default_registry()
     if isinstance(model, nn.Module) and data is None and (images is None or eps is None):
         raise UserError("a module does not say what it is for: give data=NAME, or images, labels and eps")
+    if isinstance(attacks, str):
+        raise UserError(f"attacks is a list of names; write attacks={attacks.split(',')}")
+    how = {"n": n, "eps": eps, "seed": seed, "batch_size": batch_size, "device": device}
+    yield from driven(_evaluate(model, images, labels, attacks, data, data_dir, registry, how))
+
+
+def _evaluate(
+    model: nn.Module | str | Path,
+    images: Tensor | None,
+    labels: Tensor | None,
+    attacks: Sequence[str],
+    data: str | None,
+    data_dir: str | Path | None,
+    registry: Registry,
+    how: Mapping[str, Any],
+) -> Generator[Verdict, None, None]:
     chosen = chosen_attacks(attacks, registry)
     target = find_target(model, registry, data, data_dir)
-    at = case(target, registry, images, labels, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
+    check_modules({"the model": target.network})
+    at = case(target, registry, images, labels, **how)
+    if data is not None or not isinstance(model, nn.Module):
+        check_size(at.x, registry.get("dataset", target.data), target.data)
     verdicts = []
     for name, attack in chosen.items():
         verdicts.append(at.verdict(name, attack))
@@ -154,6 +176,9 @@ def case(
     device: str,
 ) -> Case:
     """A target with what else has to be settled before it is judged; options as in `evaluate`."""
+    for what, number in (("n", n), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"{what} = {number}: at least one image must be judged")
     dataset: Dataset = registry.get("dataset", target.data)
     radius, where = _radius(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
     x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
@@ -180,6 +205,8 @@ def _images(
     if images is None or labels is None:
         split: Split = assemble.load_data(dataset, target.data, target.directory).test
         images, labels = split.images, split.labels
+    check_images(images)
+    check_labels(labels, len(images))
     return images[:n], labels[:n]
 
 
@@ -189,7 +216,7 @@ def _radius(eps: float | str) -> float:
     except ValueError:
         raise UserError(f"eps {eps!r} is no number; write 0.03 or 8/255") from None
     if not 0 <= value < 1:
-        raise UserError(f"eps {value:g} is no radius for pixels in [0, 1]; did you mean {value:g}/255?")
+        raise UserError(no_radius(value))
     return value
 
 

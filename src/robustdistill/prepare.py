@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from robustdistill import assemble
+from robustdistill import assemble, vetting
+from robustdistill.checks import check_modules, check_network, check_smallest_batch
 from robustdistill.data.keys import key
 from robustdistill.data.loader import Loader
 from robustdistill.engine import execution, forwards
@@ -26,6 +27,7 @@ from robustdistill.resolve import advice
 from robustdistill.selection import judge_of
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
+from robustdistill.surroundings import deterministic_cublas
 from robustdistill.types import Augment, Dataset, Splits, Watch
 
 SKIPPED_IN_A_ROW = 3  # more than that is no accident
@@ -73,8 +75,12 @@ def prepare(
     hears of each batch of a judgement.
     """
     device = execution.pick_device(spec.device)
+    if spec.deterministic:
+        deterministic_cublas(device)
     dataset: Dataset = registry.get("dataset", spec.data.name)
     given = dict(teacher) if isinstance(teacher, Mapping) else {DEFAULT_ROLE: teacher} if teacher is not None else {}
+    own = {"student": student} if student is not None else {}
+    check_modules({**own, **{f"teacher {role!r}": t for role, t in given.items()}})
     spec = _named_after(spec, student, given)
     student = student or assemble.build_student(spec, dataset, registry)
     reads = assemble.plan(spec, student, dataset, registry)
@@ -83,19 +89,31 @@ def prepare(
     files = {r: assemble.teacher_file(t, registry, spec.data.name) for r, t in spec.teachers.items() if r not in given}
     teachers = {role: given.get(role) or _teacher(spec, role, dataset, registry) for role in reads.roles}
     for role in given:
-        assemble.check_network(given[role], dataset, f"teacher {role}")
+        check_network(given[role], dataset, f"teacher {role}")
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
-    splits = splits or assemble.load_data(dataset, spec.data.name, spec.data.dir)
-    batches = _batches(spec, splits, device)
+    real, splits = splits is None, splits or assemble.load_data(dataset, spec.data.name, spec.data.dir)
+    batches, learned = _batches(spec, splits, device), assemble.training_split(splits, spec.select.split)
+    notes += _check_batches(spec, student, dataset, len(learned))
     image = (dataset.channels, dataset.size, dataset.size)
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
+    if real:
+        notes += vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry)
     state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)
     hashes = {role: sha256(path) for role, path in files.items()}
     return Run(spec, dataset, splits, state, job, reads, how, work, registry, frozen, tuple(notes), hashes)
+
+
+def _check_batches(spec: RunSpec, student: nn.Module, dataset: Dataset, images: int) -> list[str]:
+    """A sentence on batches that take everything. UserError for one too small to learn from."""
+    seen = images if spec.limit_batches is None else min(images, spec.limit_batches * spec.batch_size)
+    check_smallest_batch(student, dataset, seen, spec.batch_size)
+    if spec.batch_size <= images:
+        return []
+    return [f"batch_size {spec.batch_size:,} is more than the {images:,} training images: an epoch is one step"]
 
 
 def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:

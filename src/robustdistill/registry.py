@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 
 from robustdistill.errors import PluginError, UserError, nearest
 from robustdistill.plugins import Plugin, load_plugins
-from robustdistill.spec import parse_number, sentences
+from robustdistill.quantities import parse_number
+from robustdistill.wording import sentences
 
 KINDS = {
     "method": "register_methods",

@@ -5,8 +5,9 @@ from typing import Any
 
 from robustdistill.errors import UserError, nearest
 from robustdistill.logits import DEFAULT_ROLE
+from robustdistill.quantities import absolute_step
 from robustdistill.registry import Registry
-from robustdistill.spec import Node, RunSpec, absolute_step, from_layer
+from robustdistill.spec import Average, Node, RunSpec, from_layer
 
 Layer = Mapping[str, Any]
 
@@ -35,8 +36,9 @@ def resolve(layers: Iterable[Layer], registry: Registry) -> RunSpec:
     dataset = registry.get("dataset", data)
     trial = {"epochs": 1} if user.get("limit_batches") is not None else {}
     base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method, trial])
-    spec = from_layer(merge_all([base, user]))
-    return _with_params(spec, registry)
+    spec = _with_params(from_layer(merge_all([base, user])), registry)
+    _refuse_impossible(spec, registry)
+    return spec
 
 
 def joined(low: Layer, high: Layer) -> dict[str, Any]:
@@ -171,6 +173,19 @@ def _known(registry: Registry, attack: str) -> str:
     return attack
 
 
+def _refuse_impossible(spec: RunSpec, registry: Registry) -> None:
+    """UserError for an attack that training cannot take or that would move nothing."""
+    name, given = spec.attack.name, spec.attack.params
+    if isinstance(given.get("step"), float | str):
+        absolute_step(given["step"], spec.eps)
+    if spec.inner.name == "none":
+        return
+    if registry.get("attack", name).ensemble:
+        raise UserError(f"attack {name!r} judges whole sets of images and cannot train; use pgd, and {name} in eval")
+    if given.get("steps") == 0 and given.get("start") == "none":
+        raise UserError("attack.steps = 0 without a start moves nothing; for training without an attack: --inner none")
+
+
 def advice(spec: RunSpec) -> list[str]:
     """Sentences on settings that are legal and rarely meant."""
     sentences = []
@@ -184,6 +199,10 @@ def advice(spec: RunSpec) -> list[str]:
             )
         if step > 2 * spec.eps:
             sentences.append(f"the attack's step {step:.4g} crosses the whole ball; eps is {spec.eps:.4g}")
+    if spec.schedule.name != "multistep" and spec.schedule.milestones:
+        sentences.append(f"schedule.milestones belong to multistep; the schedule is {spec.schedule.name}")
+    if spec.average.name == "none" and spec.average != Average():
+        sentences.append("nothing is averaged: set average.name to ema or swa, or leave the rest of average out")
     late = [m for m in spec.schedule.milestones if m >= spec.epochs]
     if spec.schedule.name == "multistep" and late and spec.limit_batches is None:
         after = ", ".join(map(str, late))

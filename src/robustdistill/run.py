@@ -1,7 +1,7 @@
 """A run from spec to result: prepared, trained, judged and kept; the only place where all of it meets."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from robustdistill.engine.loop import Rest
 from robustdistill.errors import Diverged, Stopped, UserError
 from robustdistill.events import Evaluated, Event, Finished, Started, Warned
 from robustdistill.prepare import Modules, Run, prepare
+from robustdistill.provenance import environment_of, execution_of, moved, same_teachers
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
 from robustdistill.saving import Keeper, Stop, best_so_far
 from robustdistill.selection import accuracies, trial
 from robustdistill.spec import RunSpec, from_layer, load_layer
 from robustdistill.store import checkpoint, manifest, rundir
-from robustdistill.store.environment import data_sha256, environment
+from robustdistill.surroundings import driven, in_order
 from robustdistill.types import Watch, Weights
 
 
@@ -49,12 +50,19 @@ def train(
     ends with `Stopped`. Raises UserError before anything is written if the run cannot work.
     """
     registry = registry or default_registry()
+    spec = as_spec(spec, registry)
+    yield from driven(_train(spec, registry, student, teacher, out, stop), spec.deterministic)
+
+
+def _train(
+    spec: RunSpec, registry: Registry, student: nn.Module | None, teacher: Modules, out: str | Path | None, stop: Stop
+) -> Generator[Event, None, None]:
     if out is not None:
         rundir.refuse_occupied(Path(out))
-    run = prepare(as_spec(spec, registry), registry, student=student, teacher=teacher, watch=_watch(stop))
+    run = prepare(spec, registry, student=student, teacher=teacher, watch=_watch(stop))
     store = None
     if out is not None:
-        store = rundir.create(Path(out), run.spec.to_toml(), _environment(run))
+        store = rundir.create(Path(out), run.spec.to_toml(), environment_of(run))
     with store.locked() if store else nullcontext():
         yield from _go(run, store, stop)
 
@@ -68,47 +76,31 @@ def resume(
     that is named itself must be whole (DamagedFile). `stop` and `modules` as in `train`.
     """
     store = run_of(Path(path))
+    spec = stored_spec(store)
+    yield from driven(_resume(Path(path), store, spec, registry, stop, modules), spec.deterministic)
+
+
+def _resume(
+    path: Path,
+    store: rundir.RunDir,
+    spec: RunSpec,
+    registry: Registry | None,
+    stop: Stop,
+    modules: Mapping[str, Any],
+) -> Generator[Event, None, None]:
     with store.locked():
-        run = prepare(stored_spec(store), registry or default_registry(), watch=_watch(stop), **modules)
-        found = find_checkpoint(Path(path))
-        yield from map(Warned, (*found.damaged, *_moved(store.read_environment(), _environment(run))))
+        run = prepare(spec, registry or default_registry(), watch=_watch(stop), **modules)
+        found = find_checkpoint(path)
+        yield from map(Warned, (*found.damaged, *moved(store.read_environment(), environment_of(run))))
         if found.checkpoint is None:
             store.truncate_events(0)
         else:
-            _same_teachers(run, found.checkpoint.meta["teachers"])
+            same_teachers(run, found.checkpoint.meta["teachers"])
             run.state.restore(found.checkpoint.weights, found.checkpoint.state)
             store.truncate_events(found.checkpoint.state["events"])
         best, sentences = best_so_far(store, run)
         yield from map(Warned, sentences)
         yield from _go(run, store, stop, best)
-
-
-def _same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
-    for role, sha in hashes.items():
-        if run.hashes.get(role, sha) != sha:
-            name = run.spec.teachers[role].name
-            raise UserError(
-                f"teacher {name!r} is not the file that this run began with: its sha256 differs; restore it"
-            )
-
-
-def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences if the run does not go on where and with what it began: it is then no longer equal to the bit."""
-    keys = ("torch", "device", "device_name", "threads", "mode", "precision")
-    changed = [f"{k} {before[k]} -> {now[k]}" for k in keys if k in before and before[k] != now[k]]
-    moved = [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
-    if before.get("data_sha256", now["data_sha256"]) != now["data_sha256"]:
-        moved.append("the images are not those that the run began with: their sha256 differs")
-    return moved
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    plugins = [p.origin for p in run.registry.plugins if not p.error]
-    return environment(run.device, plugins) | _execution(run) | {"data_sha256": data_sha256(run.splits)}
-
-
-def _execution(run: Run) -> dict[str, str]:
-    return {"mode": run.execution.mode, "precision": run.execution.precision}
 
 
 def _go(run: Run, store: rundir.RunDir | None, stop: Stop, best: Weights | None = None) -> Iterator[Event]:
@@ -170,7 +162,8 @@ def _told(run: Run, keeper: Keeper) -> Iterator[Event | Rest]:
         reads=run.reads.flat(),
         flops=run.work.total,
     )
-    yield from map(Warned, run.warnings)
+    if not (state.epoch or state.step):  # else they were told when the run began
+        yield from map(Warned, run.warnings)
     yield from loop.train(run.job, state, keeper.due)
 
 
@@ -194,7 +187,7 @@ def _result(run: Run, best: Weights, watch: Watch) -> dict[str, Any]:
         "seed": spec.seed,
         "spec_hash": spec.hash(),
         "selection": spec.select.split,
-        "execution": _execution(run),
+        "execution": execution_of(run),
         "last": {**last, "test": _test(run, _copy(state.judged), watch)},
         "best": {**best_record, "test": _test(run, best, watch)},
         "history": state.history,
@@ -208,6 +201,7 @@ def _test(run: Run, weights: Weights, watch: Watch) -> dict[str, float]:
     return {"n": len(split), **accuracies(network, split, names, run.spec, run.registry, run.device, watch=watch)}
 
 
+@in_order()
 def load(path: str | Path, which: str = "best", *, registry: Registry | None = None) -> nn.Module:
     """The trained student of a run directory or of one of its checkpoints, on the CPU, in eval mode.
 

@@ -11,35 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from robustdistill.errors import DamagedFile, UserError, nearest
-
-
-def parse_number(value: Any) -> Any:
-    """Numbers may be written as fractions: "8/255" is 8 / 255. Anything else passes unchanged."""
-    if isinstance(value, str) and value.count("/") == 1:
-        try:
-            top, bottom = (float(part) for part in value.split("/"))
-            return top / bottom
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-def absolute_step(step: float | str, eps: float) -> float:
-    """The step in pixel units: 0.01, "2/255", "eps", "eps/4" or "0.1*eps". UserError for anything else."""
-    text = str(step).replace(" ", "")
-    try:
-        if text.endswith("*eps"):
-            return float(text.removesuffix("*eps")) * eps
-        head, _, tail = text.partition("/")
-        return (eps if head == "eps" else float(head)) / (float(tail) if tail else 1.0)
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"step {step!r} is no step size; write a number, '2/255', 'eps/4' or '0.1*eps'") from None
-
-
-Number = Annotated[float, BeforeValidator(parse_number)]
+from robustdistill.errors import DamagedFile, UserError
+from robustdistill.quantities import Number, Whole, no_radius, parse_number
+from robustdistill.wording import sentences
 
 
 class _Table(BaseModel):
@@ -70,7 +46,7 @@ class Node(BaseModel):
 class AugmentSpec(_Table):
     """Random crop after zero-padding by `pad` pixels, and horizontal flip."""
 
-    pad: Annotated[int, Field(ge=0)]
+    pad: Annotated[Whole, Field(ge=0)]
     flip: bool
 
 
@@ -90,6 +66,12 @@ class Optim(_Table):
     weight_decay: Annotated[Number, Field(ge=0)] = 2e-4
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _moving(self) -> "Optim":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set optim.momentum too")
+        return self
+
 
 class Schedule(_Table):
     """The learning rate by epoch: cosine to 0, constant, or multiplied by `gamma` at each milestone."""
@@ -97,6 +79,13 @@ class Schedule(_Table):
     name: Literal["cosine", "multistep", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)) or any(m < 0 for m in milestones):
+            raise ValueError("milestones are epochs from 0 on, each later than the one before")
+        return milestones
 
 
 class Average(_Table):
@@ -112,8 +101,8 @@ class Select(_Table):
 
     split: Literal["holdout", "test"] = "holdout"
     attack: str = "pgd-trades"
-    every: Annotated[int, Field(ge=1)] = 1
-    n: Annotated[int, Field(ge=1)] | None = None
+    every: Annotated[Whole, Field(ge=1)] = 1
+    n: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class RunSpec(_Table):
@@ -124,7 +113,7 @@ class RunSpec(_Table):
     """
 
     method: str
-    seed: int = 0
+    seed: Whole = 0
     eps: Annotated[Number, Field(gt=0, lt=1)]
     norm: Literal["linf"] = "linf"
     data: DataSpec
@@ -135,9 +124,9 @@ class RunSpec(_Table):
     attack_bn: Literal["eval", "train", "train_frozen_stats"] = "eval"
     outer: Node
     modifiers: tuple[Node, ...] = Field(default=(), alias="with")
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    limit_batches: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[Whole, Field(ge=1)]
+    batch_size: Annotated[Whole, Field(ge=1)]
+    limit_batches: Annotated[Whole, Field(ge=1)] | None = None
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     average: Average = Average()
@@ -147,6 +136,7 @@ class RunSpec(_Table):
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     on_nonfinite: Literal["stop", "skip"] = "stop"
     save_minutes: Annotated[Number, Field(ge=0)] = 10.0
+    deterministic: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +146,7 @@ class RunSpec(_Table):
         except (KeyError, TypeError, ValueError):  # missing or no number: the field says so
             return data
         if eps >= 1:
-            raise UserError(f"eps {eps:g} is no radius for pixels in [0, 1]; did you mean {eps:g}/255?")
+            raise UserError(no_radius(eps))
         return data
 
     def to_toml(self) -> str:
@@ -164,8 +154,12 @@ class RunSpec(_Table):
         return tomli_w.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     def hash(self) -> str:
-        """A short stable name of what decides the results: device, mode, saving and the data's folder are left out."""
-        left_out: dict[str, Any] = {"device": True, "mode": True, "save_minutes": True, "data": {"dir"}}
+        """A short stable name of what decides the results.
+
+        Left out: device, mode, saving, the data's folder, and whether kernels must be deterministic.
+        """
+        left_out: dict[str, Any] = dict.fromkeys(("device", "mode", "save_minutes", "deterministic"), True)
+        left_out["data"] = {"dir"}
         plain = self.model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -218,26 +212,3 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def sentences(error: ValidationError, where: str, model: type[BaseModel]) -> str:
-    """Pydantic's findings on `model` as one sentence each: the place, what is wrong, the nearest known key."""
-    return "; ".join(_sentence(dict(e), where, model) for e in error.errors())
-
-
-def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
-    place = ".".join(str(p) for p in ([where] if where else []) + list(e["loc"]))
-    if e["type"] == "extra_forbidden":
-        *parents, leaf = e["loc"]
-        return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents))}"
-    if e["type"] == "missing":
-        return f"{place} is missing"
-    message = e["msg"].removeprefix("Value error, ")
-    return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
-
-
-def _keys(model: Any, path: Iterable[str | int]) -> list[str]:
-    """The keys of the table at `path` in `model`, as a user writes them."""
-    for part in path:
-        model = model.model_fields[part].annotation
-    return [f.alias or name for name, f in model.model_fields.items()]

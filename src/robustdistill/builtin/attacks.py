@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from robustdistill.hookspecs import hookimpl
 from robustdistill.logits import Logits
 from robustdistill.losses import ce, margin
-from robustdistill.spec import absolute_step
+from robustdistill.quantities import absolute_step
 from robustdistill.types import Attack, Objective
 
 Start = Literal["none", "uniform", "gaussian"]

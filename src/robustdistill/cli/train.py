@@ -91,6 +91,11 @@ def _specs(given: Mapping[str, Any]) -> "list[RunSpec]":
 
     asked = joined(set_layer(given.get("set_", ())), flags.layer(given))
     spec = resolve([*map(load_layer, given.get("config", ())), asked], default_registry())
+    if spec.inner.name == "none" and "attack" in asked:
+        raise UserError(
+            f"{spec.method} ascends nothing (inner is none), so --steps and attack.* would change nothing; leave them "
+            "out, or name what to ascend with --inner"
+        )
     return [spec] if many is None else [spec.model_copy(update={"seed": seed}) for seed in many]
 
 

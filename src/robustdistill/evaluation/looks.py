@@ -99,6 +99,11 @@ def blind(found: Tensor) -> bool:
     return bool(broken.any()) or bool(still.all())
 
 
+def probabilities(z: Tensor) -> bool:
+    """Whether outputs `z` `[N, C]` are probabilities: nowhere negative, and on every image their sum is 1."""
+    return bool((z >= 0).all()) and bool(((z.sum(dim=1) - 1).abs() < SUMS_TO_ONE).all())
+
+
 def gradient_alarms(found: Tensor) -> Iterator[Alarm]:
     """The alarms of what `gradients` found."""
     zero, _, broken = found.unbind(dim=1)
@@ -113,7 +118,7 @@ def _of_logits(z: Tensor) -> Iterator[Alarm]:
     saturated = top[:, 0] - top[:, 1] > GAP
     if saturated.double().mean() > FEW:
         yield alarm("saturated-logits", f"the largest logit leads by more than {GAP:g} on {_images(saturated)}")
-    if bool((z >= 0).all()) and bool(((z.sum(dim=1) - 1).abs() < SUMS_TO_ONE).all()):
+    if probabilities(z):
         yield alarm("probabilities", f"the outputs are not negative and sum to 1 on all {len(z)} images")
     few = z[:MOST]
     distinct = len(torch.unique(few))

@@ -1,0 +1,39 @@
+"""Where a run computes and with what, and whether it goes on where and with what it began."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustdistill.errors import UserError
+from robustdistill.prepare import Run
+from robustdistill.store.environment import data_sha256, environment
+
+
+def same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
+    """UserError if a teacher's file is not the one with the sha256 in `hashes`, by role."""
+    for role, sha in hashes.items():
+        if run.hashes.get(role, sha) != sha:
+            name = run.spec.teachers[role].name
+            raise UserError(
+                f"teacher {name!r} is not the file that this run began with: its sha256 differs; restore it"
+            )
+
+
+def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences if the run does not go on where and with what it began: it is then no longer equal to the bit."""
+    keys = ("torch", "device", "device_name", "threads", "mode", "precision")
+    changed = [f"{k} {before[k]} -> {now[k]}" for k in keys if k in before and before[k] != now[k]]
+    found = [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
+    if before.get("data_sha256", now["data_sha256"]) != now["data_sha256"]:
+        found.append("the images are not those that the run began with: their sha256 differs")
+    return found
+
+
+def environment_of(run: Run) -> dict[str, Any]:
+    """What `environment.json` holds of a run."""
+    plugins = [p.origin for p in run.registry.plugins if not p.error]
+    return environment(run.device, plugins) | execution_of(run) | {"data_sha256": data_sha256(run.splits)}
+
+
+def execution_of(run: Run) -> dict[str, str]:
+    """Mode and number format."""
+    return {"mode": run.execution.mode, "precision": run.execution.precision}

@@ -1,0 +1,31 @@
+"""What pydantic found wrong with a user's values, in sentences."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from robustdistill.errors import nearest
+
+
+def sentences(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Pydantic's findings on `model` as one sentence each: the place, what is wrong, the nearest known key."""
+    return "; ".join(_sentence(dict(e), where, model) for e in error.errors())
+
+
+def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
+    place = ".".join(str(p) for p in ([where] if where else []) + list(e["loc"]))
+    if e["type"] == "extra_forbidden":
+        *parents, leaf = e["loc"]
+        return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents))}"
+    if e["type"] == "missing":
+        return f"{place} is missing"
+    message = e["msg"].removeprefix("Value error, ")
+    return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
+
+
+def _keys(model: Any, path: Iterable[str | int]) -> list[str]:
+    """The keys of the table at `path` in `model`, as a user writes them."""
+    for part in path:
+        model = model.model_fields[part].annotation
+    return [f.alias or name for name, f in model.model_fields.items()]
