@@ -138,8 +138,9 @@ def test_several_seeds_end_in_a_table_with_their_mean(here: Path) -> None:
 def test_distilling_from_a_file_prints_one_line_an_epoch_and_the_result(here: Path) -> None:
     done = rd("train", "--method", "mmard", "--teacher", "teacher.safetensors", "--out", "m", *TRIAL, "--epochs", "2")
     assert done.code == 0, done.err
-    heading, first, second = done.err.splitlines()
+    heading, warned, first, second = done.err.splitlines()
     assert heading.startswith("mmard: 2 epochs of 2 steps")
+    assert warned.startswith("warning: teacher 'teacher.safetensors' is right on ")
     assert re.match(r"epoch 1/2  loss \S+  lr 0.1  holdout clean \d+\.\d\d  pgd-trades \d+\.\d\d", first)
     assert "  trd/kl 0." in first
     assert " images/s  " in second

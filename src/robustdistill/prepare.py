@@ -68,11 +68,12 @@ def prepare(
     teacher: Modules = None,
     splits: Splits | None = None,
     watch: Watch | None = None,
+    look: bool = True,
 ) -> Run:
     """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit.
 
     `student`, `teacher` (a module, or modules by role) and `splits` take the place of what the spec names; `watch`
-    hears of each batch of a judgement.
+    hears of each batch of a judgement. With `look` the teachers are looked at first, on images of the data set itself.
     """
     device = execution.pick_device(spec.device)
     if spec.deterministic:
@@ -99,7 +100,7 @@ def prepare(
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
-    if real:
+    if look and real:
         notes += vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry)
     state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)

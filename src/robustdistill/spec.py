@@ -14,7 +14,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robustdistill.errors import DamagedFile, UserError
-from robustdistill.quantities import Number, Whole, no_radius, parse_number
+from robustdistill.quantities import Number, Whole, no_radius
+from robustdistill.quantities import absolute_step as absolute_step  # plugins look for it here
+from robustdistill.quantities import parse_number as parse_number
 from robustdistill.wording import sentences
 
 

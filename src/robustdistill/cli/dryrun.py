@@ -20,7 +20,7 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
 
     registry, data = default_registry(), specs[0].data
     images = blank(registry.get("dataset", data.name)) if data.dir is None else None
-    run = prepare(specs[0], registry, splits=images)
+    run = prepare(specs[0], registry, splits=images, look=False)
     facts = _facts(run, [spec.seed for spec in specs], folders)
     facts["data"]["download"] = images is not None
     if as_json:
