@@ -118,7 +118,7 @@ def test_what_looks_wrong_and_works(changes: dict[str, Any], modules: dict[str, 
 
 
 def test_fewer_than_four_classes_work_with_a_note(three: Registry) -> None:
-    images = {v.attack: v for v in rd.evaluate("three.safetensors", data="three", attacks=["aa"], n=8, registry=three)}
+    images = {v.attack: v for v in rd.evaluate("three.safetensors", data="three", attacks=["aa"], n=3, registry=three)}
     assert any("the targeted DLR loss needs 4 classes" in note for note in images["aa"].alarms)
 
 
@@ -165,7 +165,7 @@ def test_a_teacher_in_train_mode_is_put_into_eval_mode_and_frozen() -> None:
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
-        ("renamed", "its classes are in another order than the data's (99.8 % when renamed)"),
+        ("renamed", "its classes are in another order than the data's ("),
         ("255", "it makes pixels 255 times larger than they should be"),
         ("1/255", "it takes pixels from 0 to 255"),
         ("dark", "it names one class for all of them"),
@@ -175,7 +175,7 @@ def test_a_module_that_hardly_beats_guessing_is_announced_with_the_cause(how: st
     (message,) = warned(teacher=wrong(how), limit_batches=4, batch_size=128)
     assert message.startswith("teacher 'refusals:Wrapped' is right on ")
     assert "of 500 training images; guessing gives 10.0 %: " in message
-    assert cause in message or (how == "renamed" and "its classes are in another order" in message)
+    assert cause in message
 
 
 @pytest.mark.parametrize("how", ["right", "logarithms"])
