@@ -1,6 +1,10 @@
 """On a GPU: recorded CUDA graphs do what the readable step does, draw what it draws, and never wait for the host."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +106,26 @@ def test_compiled_and_recorded_agrees_with_eager() -> None:
     assert steps_of(graph)._recording, steps_of(graph).notes
     assert graph.execution.compiled
     assert torch.allclose(*losses, rtol=1e-3)
+
+
+TWICE = """
+import sys
+import robustdistill as rd
+spec = {"method": "mmard", "epochs": 2, "limit_batches": 8, "batch_size": 32, "select": {"n": 40}, "device": "cuda"}
+for out in sys.argv[1:]:
+    list(rd.train(spec | {"deterministic": True}, out=out))
+"""
+
+
+def test_the_same_run_twice_with_deterministic_kernels(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"} | {
+        "PYTHONPATH": os.pathsep.join(sys.path)
+    }
+    for folder in folders:  # in a process each: cuBLAS takes its workspace when CUDA starts
+        done = subprocess.run(
+            [sys.executable, "-c", TWICE, folder], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = ((folder / "result.json").read_bytes() for folder in folders)
+    assert one == two
