@@ -295,6 +295,15 @@ def test_verdicts_do_not_depend_on_what_is_set_around_them(name: str) -> None:
     assert same(verdicts(AROUND[name]()), verdicts(nullcontext()))
 
 
+def test_images_made_in_inference_mode_are_attacked_like_others() -> None:
+    verdicts = []
+    for around in (nullcontext(), torch.inference_mode()):
+        with around:
+            x, y = images(20)
+            verdicts.append([v.correct for v in rd.evaluate("digits-robust", x, y, attacks=["fgsm", "pgd"], eps=0.1)])
+    assert same(*verdicts)
+
+
 def test_nothing_is_set_where_events_are_told() -> None:
     def state() -> list[Any]:
         return [

@@ -250,10 +250,29 @@ def test_the_look_changes_nothing_of_the_run() -> None:
     assert calls[0] == calls[1]
 
 
-def test_few_images_stop_no_sound_teacher(here: Path) -> None:
-    registry = registry_with("right")
-    for seed in range(5):
-        assert warned(teachers={"robust": "t"}, registry=registry, limit_batches=1, batch_size=1, seed=seed) == []
+@pytest.mark.parametrize(
+    ("right", "n", "clean", "short"),
+    [
+        (0, 1, 0.9889, False),  # one image in a hundred is like that
+        (10, 16, 0.85, False),
+        (3, 16, 0.85, True),
+        (450, 500, 0.9889, False),  # too few, and less than ten points
+        (440, 500, 0.9889, True),
+        (376, 500, 0.85, False),
+        (374, 500, 0.85, True),
+        (254, 500, 0.6086, True),
+        (0, 500, 1.0, True),
+        (500, 500, 1.0, False),
+    ],
+)
+def test_ten_points_are_too_few_unless_they_are_bad_luck(right: int, n: int, clean: float, short: bool) -> None:
+    assert vetting.falls_short(right, n, clean) is short
+
+
+def test_a_teacher_as_good_as_stated_is_not_spoken_of(here: Path) -> None:
+    for batch_size in (1, 128):
+        changes = {"limit_batches": 4, "batch_size": batch_size}
+        assert warned(teachers={"robust": "t"}, registry=registry_with("right"), **changes) == []
 
 
 def test_the_accuracy_stated_is_that_of_the_name() -> None:

@@ -207,7 +207,8 @@ def _images(
         images, labels = split.images, split.labels
     check_images(images)
     check_labels(labels, len(images))
-    return images[:n], labels[:n]
+    x, y = images[:n], labels[:n]
+    return (x.clone(), y.clone()) if x.is_inference() else (x, y)  # those of inference_mode take no gradients
 
 
 def _radius(eps: float | str) -> float:

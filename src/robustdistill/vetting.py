@@ -6,6 +6,7 @@ itself: the student learns its mistakes.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import comb
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from robustdistill.types import Split, Teacher
 
 IMAGES = 500
 SHORT = 0.10  # of accuracy, below what is stated: more than another set of images explains
-SIGMAS = 4.0  # on fewer images so many standard deviations of what is stated, where that is more
+LUCK = 1e-5  # how rarely a teacher as good as stated may be stopped because few images happened to be hard
 A_CLASS = 5  # images of each class, on average, from which on an order of classes can be told from luck
 GENERAL = (
     "look for another order of classes or colours, pixels of another range, and a normalisation that is missing or "
@@ -60,6 +61,12 @@ def stated(spec: RunSpec, role: str, registry: Registry) -> float | None:
     return known.clean if known and known.dataset == spec.data.name else None
 
 
+def falls_short(right: int, n: int, clean: float) -> bool:
+    """Whether `right` of `n` images are ten points less than `clean`, and too few to be bad luck (binomial)."""
+    odds = sum(comb(n, k) * clean**k * (1 - clean) ** (n - k) for k in range(right + 1))
+    return clean - right / n >= SHORT and odds < LUCK
+
+
 def _some(spec: RunSpec, split: Split) -> Split:
     seen = len(split) if spec.limit_batches is None else min(len(split), spec.limit_batches * spec.batch_size)
     n = min(IMAGES, seen)
@@ -90,8 +97,7 @@ class _Look:
         accuracy, chance, n = self.accuracy(z), 1 / self.classes, len(self.some)
         found = f"{self.who} is right on {100 * accuracy:.1f} % of {n} training images"
         if clean is not None:
-            short = max(SHORT, SIGMAS * (clean * (1 - clean) / n) ** 0.5)
-            if clean - accuracy < short:
+            if not falls_short(round(accuracy * n), n, clean):
                 return None
             other = "; if it is another network than that, give its file alone: --teacher FILE" if self._brought else ""
             raise UserError(
