@@ -43,7 +43,7 @@ def vet(
 
     Each looks at up to 500 of the images of `split`, no more than `limit_batches` leaves the run, spread evenly.
     Nothing of the run is changed, its randomness included. Costs one forward an image; where a teacher is found
-    wanting seven more, to say why.
+    wanting up to six more, to say why.
     """
     seen = [
         _Look(role, spec, network, _some(spec, split), classes, how).verdict(stated(spec, role, registry))
