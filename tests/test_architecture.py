@@ -27,7 +27,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "types": ("logits", "torch"),
     "wording": ("errors", "pydantic"),
     "quantities": ("errors", "pydantic"),
-    "spec": ("errors quantities wording", "pydantic tomli_w"),
+    "outside": ("", ""),
+    "spec": ("errors outside quantities wording", "pydantic tomli_w"),
+    "records": ("errors", "pydantic typing_extensions"),
     "hookspecs": ("", "pluggy"),
     "plugins": ("hookspecs types __version__", "pluggy"),
     "registry": ("errors plugins quantities wording", "pydantic"),
@@ -35,7 +37,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "engine": ("errors events logits losses modes types", "torch"),
     "evaluation": ("errors events logits losses modes types", "torch"),
     "data": ("errors types", "torch numpy pyarrow PIL"),
-    "store": ("errors events types", "torch safetensors numpy"),
+    "store": ("errors events outside types", "torch safetensors numpy"),
     "report": ("errors events", "jinja2 matplotlib numpy safetensors"),
     "builtin": (
         "errors hookspecs types logits losses modes data evaluation quantities.absolute_step",
@@ -45,21 +47,23 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "checks": ("errors modes types", "torch"),
     "surroundings": ("errors", "torch"),
     "vetting": ("checks data engine errors evaluation logits losses modes registry spec types", "torch"),
-    "assemble": ("checks data engine errors logits modes registry spec store types", "torch"),
+    "factory": ("errors registry spec", "torch"),
+    "assemble": ("checks data engine errors factory logits modes registry spec store types", "torch"),
     "selection": ("assemble engine evaluation logits registry spec types", "torch"),
     "prepare": (
         "assemble checks data engine errors logits modes registry resolve selection spec store surroundings types "
         "vetting",
         "torch",
     ),
-    "provenance": ("errors prepare store", ""),
+    "stored": ("errors spec store", ""),
+    "provenance": ("errors prepare store stored", ""),
     "run": (
-        "assemble engine errors events prepare provenance registry resolve saving selection spec store surroundings "
-        "types",
+        "assemble engine errors events prepare provenance registry resolve saving selection spec store stored "
+        "surroundings types",
         "torch",
     ),
     "saving": ("errors events prepare store types", ""),
-    "targets": ("assemble hub registry run spec store", "torch"),
+    "targets": ("assemble hub registry run spec store stored", "torch"),
     "judging": (
         "__version__ assemble checks data engine errors evaluation quantities registry store surroundings targets "
         "types",
@@ -69,7 +73,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "bench": ("assemble data engine errors logits modes prepare registry selection spec store types", "torch"),
     "cli": (
         "__version__ bench doctor errors events judging targets run prepare assemble resolve registry plugins spec "
-        "store report logits types evaluation.worst",
+        "records store stored report logits types evaluation.worst",
         "typer",
     ),
     "__main__": ("cli", ""),

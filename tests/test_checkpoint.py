@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from robustdistill.errors import DamagedFile, UserError
-from robustdistill.store import checkpoint, manifest
+from robustdistill.store import checkpoint, manifest, sealed
 from robustdistill.store.atomic import sha256
-from robustdistill.store.plain import dumps
 
 FILES = ["average.safetensors", "manifest.json", "state.pt", "student.safetensors"]
 
@@ -70,7 +69,7 @@ def forge(folder: Path, **changes: Any) -> None:
     for name, entry in body["files"].items():
         entry |= {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size}
     body = {key: item for key, item in body.items() if key != "digest"} | changes
-    (folder / "manifest.json").write_text(dumps(body | {"digest": manifest._digest(body)}))
+    (folder / "manifest.json").write_text(sealed.spelt(body))
 
 
 # --- round trip

@@ -15,7 +15,7 @@ from games import Tiny, teacher
 from robustdistill.engine.state import averaged
 from robustdistill.errors import DamagedFile, Diverged, UserError
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
-from robustdistill.store import checkpoint
+from robustdistill.store import checkpoint, rundir
 
 SPEC: dict[str, Any] = {
     "method": "mmard",
@@ -92,7 +92,7 @@ def test_the_run_directory_holds_everything(finished: Path) -> None:
 
 
 def test_the_same_spec_twice_gives_the_same_result(finished: Path) -> None:
-    assert last(run()) == json.loads((finished / "result.json").read_text())
+    assert last(run()) == rundir.open_run(finished).read_result()
 
 
 def test_another_seed_gives_another_result(finished: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_resume_refuses_another_teacher_and_announces_another_place(tmp_path: 
     with pytest.raises(UserError, match="not the file that this run began with"):
         list(rd.resume(out))
     path.write_bytes(kept)
-    environment = json.loads((out / "environment.json").read_text())
+    environment = rundir.open_run(out).read_environment()
     other = {"threads": 64, "data_sha256": environment["data_sha256"] | {"test": "0" * 64}}
     (out / "environment.json").write_text(json.dumps(environment | other))
     told = [e.message for e in rd.resume(out) if isinstance(e, Warned)]

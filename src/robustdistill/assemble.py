@@ -1,9 +1,6 @@
 """A spec's names turned into objects: student, teachers, method, data."""
 
 import copy
-import functools
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
 from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError, nearest
+from robustdistill.factory import factory
 from robustdistill.logits import DEFAULT_ROLE, Logits
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry, match_template
@@ -49,34 +47,9 @@ def _bound(spec: RunSpec, registry: Registry) -> BoundAttack:
 
 def build_student(spec: RunSpec, dataset: Dataset, registry: Registry) -> nn.Module:
     """The student with initial weights that the seed alone decides; the global random state is left alone."""
-    build = _factory(spec.student, registry)
+    build = factory(spec.student, registry)
     with seeded(key(spec.seed, "student"), torch.device("cpu")):
         network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
-    return network
-
-
-def _factory(node: Node, registry: Registry) -> Any:
-    if ":" in node.name:
-        return functools.partial(_imported, node.name, node.params)
-    return registry.build("model", node.name, node.params)
-
-
-def _imported(name: str, params: Mapping[str, Any], **sizes: int) -> nn.Module:
-    """`pkg.mod:factory`, called with `num_classes` and `in_channels` if it takes them."""
-    module, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"student {name!r} cannot be imported: {error}") from error
-    takes = inspect.signature(factory).parameters
-    try:
-        network = factory(**{k: v for k, v in sizes.items() if k in takes}, **params)
-    except Exception as error:
-        raise UserError(
-            f"{name!r} cannot be built from its name: {error}. A run that was given a module needs it again: student="
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UserError(f"student {name!r} made a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
@@ -93,7 +66,7 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
         arch, params = recognise(weights, registry.units("model"))
     if ":" not in arch:
         params = registry.params("model", arch, params, f"teacher {node.name}")
-    build = _factory(Node(name=arch, **params), registry)
+    build = factory(Node(name=arch, **params), registry)
     network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
     load_into(network, weights, f"teacher {node.name}")
     return freeze(network)

@@ -1,11 +1,12 @@
 """Networks by timm's names: `timm:NAME`, `hf-hub:USER/REPO`, `local-dir:FOLDER`, with their normalisation inside."""
 
+import pickle
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustdistill.errors import UserError, nearest
+from robustdistill.errors import DamagedFile, UserError, nearest
 
 TIMM, HUB, FOLDER = "timm:", "hf-hub:", "local-dir:"
 
@@ -44,9 +45,13 @@ def load(name: str, classes: int) -> nn.Module:
     short = name.removeprefix(TIMM)
     try:
         network = timm.create_model(short, pretrained=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise DamagedFile(f"the weights of {name!r} can only be read by running their code; nothing was run") from error
     except RuntimeError as error:
         raise UserError(f"timm has no trained {short!r} ({error}){_near(short)}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a folder or repository may hold anything
         raise UserError(f"the weights of {name!r} cannot be had: {error}; check the name and the network") from error
     if (has := network.num_classes) != classes:
         raise UserError(f"{name!r} tells {has} classes apart and the data has {classes}; name a network of that data")

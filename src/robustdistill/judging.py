@@ -1,5 +1,6 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
+import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,10 +27,9 @@ from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.quantities import no_radius, parse_number
 from robustdistill.registry import Registry, default_registry
-from robustdistill.store import rundir
+from robustdistill.store import rundir, sealed
 from robustdistill.store.atomic import write_atomic
 from robustdistill.store.partial import Partial
-from robustdistill.store.plain import dumps
 from robustdistill.surroundings import driven
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
@@ -236,11 +236,14 @@ def keep(
 ) -> Path:
     """Writes `evaluation.json` into a run directory, every verdict example by example, and the images for the eye."""
     path, shown = store.path / rundir.EVALUATION, store.path / rundir.EXAMPLES
+    more = {}
     if checks:
-        write_atomic(shown, save({name: tensor.contiguous() for name, tensor in checks.examples.items()}))
+        content = save({name: tensor.contiguous() for name, tensor in checks.examples.items()})
+        write_atomic(shown, content)
+        more = {"examples_sha256": hashlib.sha256(content).hexdigest()}
     else:
         shown.unlink(missing_ok=True)  # those of another evaluation
-    write_atomic(path, dumps(record(verdicts, facts, checks)))
+    sealed.write(path, record(verdicts, facts, checks) | more)
     return path
 
 

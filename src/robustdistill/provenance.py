@@ -1,11 +1,29 @@
-"""Where a run computes and with what, and whether it goes on where and with what it began."""
+"""Where a run computes and with what; that it goes on where, with what and from what it began."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from robustdistill.errors import UserError
+from robustdistill.errors import DamagedFile, RobustDistillError, UserError
 from robustdistill.prepare import Run
+from robustdistill.store import checkpoint, eventlog, rundir
 from robustdistill.store.environment import data_sha256, environment
+from robustdistill.stored import check_origin
+
+
+def restored(run: Run, store: rundir.RunDir, found: checkpoint.Checkpoint) -> list[str]:
+    """Puts a checkpoint's state in place and the event log where it was; sentences on what is not as it was."""
+    check_origin(found, run.spec)
+    log = store.path / rundir.EVENTS
+    altered = eventlog.altered(log, found.meta.get("events"))
+    try:
+        same_teachers(run, found.meta["teachers"])
+        run.state.restore(found.weights, found.state)
+        store.truncate_events(found.state["events"])
+    except (RobustDistillError, OSError, MemoryError):
+        raise
+    except Exception as error:  # its SHA-256 is right: written by another version, or forged
+        raise DamagedFile(f"{found.path} does not hold the state of this run: {error}") from error
+    return [f"{log} is not as this run wrote it: what it tells of the epochs so far is not sure"] if altered else []
 
 
 def same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
@@ -31,7 +49,8 @@ def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def environment_of(run: Run) -> dict[str, Any]:
     """What `environment.json` holds of a run."""
     plugins = [p.origin for p in run.registry.plugins if not p.error]
-    return environment(run.device, plugins) | execution_of(run) | {"data_sha256": data_sha256(run.splits)}
+    what = {"data_sha256": data_sha256(run.splits), "spec_hash": run.spec.hash()}
+    return environment(run.device, plugins) | execution_of(run) | what
 
 
 def execution_of(run: Run) -> dict[str, str]:

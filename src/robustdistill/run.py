@@ -14,13 +14,14 @@ from robustdistill.engine.loop import Rest
 from robustdistill.errors import Diverged, Stopped, UserError
 from robustdistill.events import Evaluated, Event, Finished, Started, Warned
 from robustdistill.prepare import Modules, Run, prepare
-from robustdistill.provenance import environment_of, execution_of, moved, same_teachers
+from robustdistill.provenance import environment_of, execution_of, moved, restored
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
 from robustdistill.saving import Keeper, Stop, best_so_far
 from robustdistill.selection import accuracies, trial
-from robustdistill.spec import RunSpec, from_layer, load_layer
-from robustdistill.store import checkpoint, manifest, rundir
+from robustdistill.spec import RunSpec, load_layer
+from robustdistill.store import rundir
+from robustdistill.stored import check_origin, find_checkpoint, run_of, stored_spec
 from robustdistill.surroundings import driven, in_order
 from robustdistill.types import Watch, Weights
 
@@ -95,9 +96,7 @@ def _resume(
         if found.checkpoint is None:
             store.truncate_events(0)
         else:
-            same_teachers(run, found.checkpoint.meta["teachers"])
-            run.state.restore(found.checkpoint.weights, found.checkpoint.state)
-            store.truncate_events(found.checkpoint.state["events"])
+            yield from map(Warned, restored(run, store, found.checkpoint))
         best, sentences = best_so_far(store, run)
         yield from map(Warned, sentences)
         yield from _go(run, store, stop, best)
@@ -212,37 +211,10 @@ def load(path: str | Path, which: str = "best", *, registry: Registry | None = N
     if found.checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train at least one epoch")
     spec, registry = stored_spec(run_of(Path(path))), registry or default_registry()
+    check_origin(found.checkpoint, spec)
     network = assemble.build_student(spec, registry.get("dataset", spec.data.name), registry)
     try:
-        network.load_state_dict(found.checkpoint.weights[found.checkpoint.meta["judged"]])
+        network.load_state_dict(found.checkpoint.judged)
     except RuntimeError as error:
         raise UserError(f"the weights of {path} do not fit student {spec.student.name!r}: {error}") from error
     return network.eval()
-
-
-def stored_spec(store: rundir.RunDir) -> RunSpec:
-    """The resolved spec of a run directory."""
-    return from_layer(load_layer(store.path / rundir.SPEC))
-
-
-def run_of(path: Path) -> rundir.RunDir:
-    """The run that `path`, a run directory or one of its checkpoints, belongs to."""
-    return rundir.open_run(path.parent.parent if is_checkpoint(path) else path)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a checkpoint's directory."""
-    return (path / manifest.NAME).exists()
-
-
-def find_checkpoint(path: Path, which: str = checkpoint.LATEST) -> checkpoint.Found:
-    """The checkpoint `which` of the run directory `path`, or exactly the checkpoint that `path` is.
-
-    Only for `latest` an older good checkpoint takes the place of a damaged one, with a sentence on it.
-    """
-    if is_checkpoint(path):
-        return checkpoint.Found(checkpoint.load(path))
-    root = rundir.open_run(path).checkpoints
-    if which == checkpoint.LATEST:
-        return checkpoint.latest(root)
-    return checkpoint.Found(checkpoint.load(root / (checkpoint.noted(root, which) or which)))

@@ -57,12 +57,12 @@ def best_so_far(store: rundir.RunDir, run: Run) -> tuple[Weights | None, list[st
         return None, []
     name = name_of(run.state.best["epoch"] + 1)
     try:
-        found = checkpoint.load(store.checkpoints / name)
+        weights = checkpoint.load(store.checkpoints / name).judged
     except RobustDistillError as error:
         run.state.best = {}
         return None, [f"the best epoch so far cannot be kept: {error}"]
     checkpoint.note(store.checkpoints, "best", name)
-    return found.weights[found.meta["judged"]], []
+    return weights, []
 
 
 def name_of(epochs: int, step: int = 0) -> str:
@@ -83,12 +83,13 @@ def _save(run: Run, store: rundir.RunDir, best: bool) -> str:
         "spec_hash": run.spec.hash(),
         "judged": run.state.judged_file,
         "teachers": dict(run.hashes),
+        "events": store.events_state(),
         "versions": {package: version(package) for package in ("robustdistill", "torch")},
     }
     path = checkpoint.save(store.checkpoints, name, weights=run.state.weights(), state=record, meta=meta)
     if best:
         checkpoint.note(store.checkpoints, "best", name)
-        for file in (rundir.EVALUATION, rundir.EXAMPLES):  # what `eval` judged is no longer the best
+        for file in (rundir.EVALUATION, rundir.EXAMPLES, rundir.RESULT):  # what they tell of is no longer the best
             (store.path / file).unlink(missing_ok=True)
     checkpoint.prune(store.checkpoints)
     return str(path)

@@ -5,7 +5,6 @@ Knows names, not what they mean: `resolve` checks them against the registry and 
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robustdistill.errors import DamagedFile, UserError
+from robustdistill.outside import DEEPEST, from_toml
 from robustdistill.quantities import Number, Whole, no_radius
 from robustdistill.quantities import absolute_step as absolute_step  # plugins look for it here
 from robustdistill.quantities import parse_number as parse_number
@@ -177,10 +177,12 @@ def from_layer(layer: Mapping[str, Any]) -> RunSpec:
 def load_layer(path: Path) -> dict[str, Any]:
     """A spec file (TOML) as a layer: it may name any part of a spec and leave out the rest."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return from_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no spec file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a spec file; a run's is {path / 'spec.toml'}") from None
+    except ValueError as error:
         raise DamagedFile(f"{path} is not readable TOML: {error}") from None
 
 
@@ -190,7 +192,7 @@ def set_layer(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         *parents, leaf = (part.strip() for part in path.split("."))
-        if not equals or not all([*parents, leaf]):
+        if not equals or not all([*parents, leaf]) or len(parents) > DEEPEST:
             raise UserError(f"--set {assignment!r} is no assignment; write --set outer.alpha=0.5")
         node = layer
         for parent in parents:
@@ -211,6 +213,6 @@ def _table(node: dict[str, Any], key: str, assignment: str) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return from_toml(f"v = {text}")["v"]
+    except ValueError:
         return text

@@ -7,9 +7,10 @@ from torch import nn
 
 from robustdistill import assemble, hub
 from robustdistill.registry import Registry
-from robustdistill.run import is_checkpoint, load, run_of, stored_spec
+from robustdistill.run import load
 from robustdistill.spec import Node
 from robustdistill.store import rundir
+from robustdistill.stored import is_checkpoint, run_of, stored_spec
 
 DEFAULT_DATA = "digits"
 

@@ -70,7 +70,10 @@ def _flops(run: Run) -> float:
 
 
 def _loop(path: Path) -> Loop:
-    found = runpy.run_path(str(path)).get("epoch")
+    try:
+        found = runpy.run_path(str(path)).get("epoch")
+    except Exception as error:  # it is a program, and somebody else's
+        raise UserError(f"{path} cannot be run as Python: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise UserError(f"{path} has no function `epoch` that yields after each step")
     loop: Loop = found

@@ -36,8 +36,8 @@ def _show_warning(message: object, *_: object, **__: object) -> None:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks."""
-    return " ".join(text.split())
+    """`text` without line breaks, and without what would move a terminal's cursor: names may come from files."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def sentence(error: BaseException) -> tuple[str, int] | None:

@@ -4,14 +4,17 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from robustdistill import records
+from robustdistill.cli import outcomes
 from robustdistill.cli.folders import runs_in
-from robustdistill.cli.outcomes import evaluation, outcome, remarks
 from robustdistill.cli.references import references
 from robustdistill.cli.results import CHECKPOINTS, result_table
-from robustdistill.errors import RobustDistillError
+from robustdistill.errors import DamagedFile, RobustDistillError
 from robustdistill.report.contents import About, Contents, Point, read_examples
-from robustdistill.spec import RunSpec, from_layer, load_layer
-from robustdistill.store.rundir import EXAMPLES, RESULT, SPEC, RunDir
+from robustdistill.spec import RunSpec
+from robustdistill.store import checkpoint, eventlog
+from robustdistill.store.rundir import EVENTS, EXAMPLES, LOCK, RESULT, RunDir
+from robustdistill.stored import stored_spec
 
 if TYPE_CHECKING:
     from robustdistill.registry import Registry
@@ -22,9 +25,9 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
 
     Raises DamagedFile for a file that is there and cannot be read.
     """
-    spec = from_layer(load_layer(run.path / SPEC))
-    result = run.read_result() if (run.path / RESULT).exists() else {}
-    judged, dataset = evaluation(run), registry.units("dataset").get(spec.data.name)
+    spec = stored_spec(run)
+    result = outcomes.result(run, records.SHOWN_RESULT) if (run.path / RESULT).exists() else {}
+    judged, dataset = outcomes.evaluation(run, records.SHOWN_EVALUATION), registry.units("dataset").get(spec.data.name)
     examples = run.path / EXAMPLES
     return Contents(
         name=run.name,
@@ -39,15 +42,26 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
         spec=run.read_spec(),
         environment=run.read_environment(),
         classes=dataset.classes if dataset else (),
-        events=run.read_events(),
+        events=_events(run),
         result=result,
         selection=result_table(result) if result else None,
         judged=judged,
         about={name: _about(unit) for name, unit in registry.units("attack").items()},
         points=list(_points(run, spec, result, registry)),
-        examples=read_examples(examples) if examples.exists() else None,
-        notes=remarks(outcome(run)) if result or judged else (),
+        examples=read_examples(examples, judged.get("examples_sha256")) if examples.exists() else None,
+        notes=outcomes.remarks(outcomes.outcome(run)) if result or judged else (),
     )
+
+
+def _events(run: RunDir) -> list[dict[str, Any]]:
+    """The event log, held against what the newest checkpoint remembers of it unless a process is at work there."""
+    path, aside = run.path / EVENTS, "move it elsewhere, and the report goes without the course of the training"
+    events = run.read_events()
+    records.check(records.EVENTS, events, path, aside)
+    still = path.exists() and not (run.path / LOCK).exists()
+    if still and eventlog.altered(path, checkpoint.newest_meta(run.checkpoints).get("events")):
+        raise DamagedFile(f"{path} was altered: it is not as the newest checkpoint remembers it; {aside}")
+    return events
 
 
 def _about(attack: Any) -> About:
@@ -71,8 +85,8 @@ def _neighbours(run: RunDir, spec: RunSpec, result: dict[str, Any]) -> Iterator[
     """Finished runs in the same folder on the same test images at the same radius, by their best epochs."""
     for other in _runs_beside(run):
         try:
-            theirs, test = from_layer(load_layer(other.path / SPEC)), other.read_result()["best"]["test"]
-        except (RobustDistillError, KeyError):
+            theirs, test = stored_spec(other), outcomes.result(other)["best"]["test"]
+        except RobustDistillError:
             continue  # it still runs, or is damaged: that is not this report's business
         same = (theirs.data.name, test.get("n")) == (spec.data.name, result["best"]["test"]["n"])
         if same and math.isclose(theirs.eps, spec.eps):

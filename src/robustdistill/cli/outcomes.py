@@ -1,15 +1,16 @@
 """What is known of finished runs, side by side."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from robustdistill import records
 from robustdistill.cli.results import accuracies
-from robustdistill.errors import DamagedFile
-from robustdistill.spec import RunSpec, from_layer, load_layer
-from robustdistill.store.rundir import EVALUATION, RESULT, SPEC, RunDir
+from robustdistill.spec import RunSpec
+from robustdistill.store import sealed
+from robustdistill.store.rundir import AGAIN, EVALUATION, RESULT, RunDir
+from robustdistill.stored import stored_spec
 
 Conditions = tuple[str, float, int]
 """A data set, a radius, and how many of the test images: 0 for all of them."""
@@ -37,23 +38,26 @@ class Outcome:
 def outcome(run: RunDir) -> Outcome:
     """Reads a run: the best epoch from `evaluation.json` if present, all else from `result.json`."""
     judged = evaluation(run)
-    result = run.read_result() if not judged or (run.path / RESULT).exists() else {}
-    spec = from_layer(load_layer(run.path / SPEC))
-    best = {v["attack"]: v["accuracy"] for v in judged["verdicts"]} if judged else accuracies(result["best"])
-    return Outcome(str(run.path), spec, best, accuracies(result["last"]) if result else {}, judged)
+    told = result(run) if not judged or (run.path / RESULT).exists() else {}
+    spec = stored_spec(run)
+    best = {v["attack"]: v["accuracy"] for v in judged["verdicts"]} if judged else accuracies(told["best"])
+    return Outcome(str(run.path), spec, best, accuracies(told["last"]) if told else {}, judged)
 
 
-def evaluation(run: RunDir) -> dict[str, Any]:
-    """What `eval` noted of a run, empty where it did not run; DamagedFile where it cannot be read."""
-    path = run.path / EVALUATION
+def result(run: RunDir, kind: Any = records.RESULT) -> dict[str, Any]:
+    """The result of a run. UserError while there is none, DamagedFile where it is not as written."""
+    content = run.read_result()
+    records.check(kind, content, run.path / RESULT, AGAIN)
+    return content
+
+
+def evaluation(run: RunDir, kind: Any = records.EVALUATION) -> dict[str, Any]:
+    """What `eval` noted of a run, empty where it did not run; DamagedFile where it is not as written."""
+    path, mend = run.path / EVALUATION, f"run `robustdistill eval {run.path}` again"
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("verdicts"), list):
-        raise DamagedFile(f"{path} holds no verdicts; run `robustdistill eval {run.path}` again")
+    content = sealed.read(path, mend)
+    records.check(kind, content, path, mend)
     return content
 
 

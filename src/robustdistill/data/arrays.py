@@ -1,5 +1,6 @@
 """Images and labels as a reader returns them, before they are cut into splits."""
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,6 @@ def checked_labels(values: Sequence[Any], classes: int, file: Path) -> NDArray[n
     for row, value in enumerate(values):
         if not (isinstance(value, int) and 0 <= value < classes):
             raise DamagedFile(
-                f"row {row} of {file} has the label {value!r}; expected an integer from 0 to {classes - 1}"
+                f"row {row} of {file} has the label {reprlib.repr(value)}; expected an integer from 0 to {classes - 1}"
             )
     return np.array(values, dtype=np.int64)

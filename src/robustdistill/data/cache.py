@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,13 +46,28 @@ def _fingerprint(sources: Sequence[Path]) -> str:
 
 def _load(path: Path, fingerprint: str) -> Parts | None:
     try:
+        if _unfolds(path):
+            return None
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["fingerprint"]) != fingerprint:
                 return None
             train = Arrays(stored["train_images"], stored["train_labels"])
-            return train, Arrays(stored["test_images"], stored["test_labels"])
+            test = Arrays(stored["test_images"], stored["test_labels"])
+            return (train, test) if _sound(train) and _sound(test) else None
     except Exception:  # whatever is wrong with it (the archive's checksums are read too), the sources are still there
         return None
+
+
+def _unfolds(path: Path) -> bool:
+    """Whether its parts would take more room than it has itself: it is written uncompressed."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+
+
+def _sound(arrays: Arrays) -> bool:
+    images, labels = arrays
+    kinds = images.dtype == np.uint8 and labels.dtype == np.int64
+    return kinds and (images.ndim, labels.ndim) == (4, 1) and len(images) == len(labels)
 
 
 def _save(path: Path, fingerprint: str, parts: Parts) -> None:

@@ -4,7 +4,9 @@ A pickle is a program. This reader lets it build strings, numbers, lists, dicts 
 NumPy's constructors are replaced by stand-ins, since even those can be misled by a forged dtype.
 """
 
+import io
 import pickle
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +63,7 @@ def _read_batch(path: Path, layout: Layout) -> Arrays:
 
 def _unpickle(path: Path, title: str) -> Any:
     try:
-        with path.open("rb") as file:
-            return _PlainData(file, encoding="latin1").load()
+        return _PlainData(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except _Refused as error:
         raise DamagedFile(
             f"{path} asks for {error}, which a batch of {title} has no use for; nothing of it was run. "
@@ -81,7 +82,7 @@ class _DType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code != "u1":
-            raise _Refused(f"an array of type {code!r}")
+            raise _Refused(f"an array of type {reprlib.repr(code)}")
 
     def __setstate__(self, _: Any) -> None:
         pass
@@ -115,7 +116,9 @@ _ALLOWED = {
 }
 
 
-class _PlainData(pickle.Unpickler):
+class _PlainData(pickle._Unpickler):
+    """Python's own unpickler and not the C one, which sets memory aside for as many values as a forged number says."""
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]

@@ -52,26 +52,30 @@ def _read_file(path: Path, label: str, size: int, classes: int) -> Arrays:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A `pyarrow.parquet.ParquetFile`; what goes wrong with it in the block is a DamagedFile."""
-    import pyarrow as pa  # here and not above: naming a data set need not load it
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # here and not above: naming a data set need not load it
 
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         with pq.ParquetFile(path) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedFile(f"{path} cannot be read as parquet ({error}); download it again") from error
+    except Exception as error:  # pyarrow raises errors of many types on damaged bytes
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DamagedFile(f"{path} cannot be read as parquet ({cause}); download it again") from error
 
 
 def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:
     with _opened(path) as file:
+        if file.metadata.num_rows > path.stat().st_size:
+            raise ValueError(f"it claims {file.metadata.num_rows:,} rows, more than it has bytes")
         table = file.read().flatten()
-    column = next((f"{name}.bytes" for name in IMAGE_COLUMNS if f"{name}.bytes" in table.column_names), None)
-    if column is None or label not in table.column_names:
-        raise DamagedFile(
-            f"{path} has the columns {', '.join(table.column_names)}; expected img or image, each row with bytes "
-            f"and path, and {label}"
-        )
-    return table[column].to_pylist(), table[label].to_pylist()
+        names = table.column_names
+        column = next((f"{name}.bytes" for name in IMAGE_COLUMNS if f"{name}.bytes" in names), None)
+        if column is not None and label in names:
+            return table[column].to_pylist(), table[label].to_pylist()
+    raise DamagedFile(
+        f"{path} has the columns {', '.join(names)}; expected img or image, each row with bytes and path, and {label}"
+    )
 
 
 def _decode(data: Any, size: int, where: str) -> NDArray[np.uint8]:

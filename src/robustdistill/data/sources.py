@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robustdistill.data import cache, cifar_batches, download, parquet
 from robustdistill.data.arrays import Arrays
 from robustdistill.data.keys import key
-from robustdistill.errors import UserError
+from robustdistill.errors import DamagedFile, UserError
 from robustdistill.types import Split, Splits
 
 
@@ -24,8 +24,13 @@ def digits(directory: Path | None = None) -> Splits:
     and 18 images of each class. A stored value v of 0..16 becomes round(255 v / 16).
     """
     stored = files("robustdistill.data") / "digits.npz"
-    with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        levels, labels = archive["images"].astype(np.uint16), archive["labels"].astype(np.int64)
+    try:
+        with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            levels, labels = archive["images"].astype(np.uint16), archive["labels"].astype(np.int64)
+    except Exception as error:  # the archive's checksums are read too
+        raise DamagedFile(
+            f"{stored}, which comes with robustdistill, is damaged ({error}); install it again"
+        ) from error
     arrays = Arrays(((levels * 255 + 8) // 16).astype(np.uint8), labels)
     test, holdout, train = stratified(labels, (36, 18), "digits")
     return Splits(train=split(arrays, train), holdout=split(arrays, holdout), test=split(arrays, test))

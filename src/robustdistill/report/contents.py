@@ -1,5 +1,6 @@
 """What a report is made of: all that is known of one run, read and checked before anything is drawn."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from robustdistill.errors import DamagedFile
 from robustdistill.report.tables import Table
@@ -92,15 +93,22 @@ class Contents:
         return self.verdict("worst") or min(attacked, key=lambda v: float(v["accuracy"]), default=None)
 
 
-def read_examples(path: Path) -> Examples:
-    """`examples.safetensors`; DamagedFile when it is cut, lacks a tensor, or its shapes do not fit together."""
+def read_examples(path: Path, sha256: str | None = None) -> Examples:
+    """`examples.safetensors`. DamagedFile when it is not of this `sha256`, where that is known, or is cut, lacks a
+    tensor, or its shapes do not fit together.
+    """
     try:
-        found = load_file(path)
+        content = path.read_bytes() if path.is_file() else b""
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("its SHA-256 is not that in evaluation.json")
+        found = load(content)
         made = Examples(**{name: found[name] for name in Examples.__dataclass_fields__})
     except (SafetensorError, KeyError, ValueError) as error:
         raise DamagedFile(f"{path} holds no example images ({error}); run `robustdistill eval` again") from None
     k, *image = made.x.shape
     fits = made.x_adv.shape == made.x.shape and len(image) == 3 and made.y.shape == (k,)
+    numbers = all(array.dtype.kind in "fiu" and np.isfinite(array).all() for array in vars(made).values())
+    fits = fits and numbers and made.y.dtype.kind in "iu"
     if not fits or made.logits.shape != made.logits_adv.shape or len(made.logits) != k or made.logits.ndim != 2:
         raise DamagedFile(f"the tensors of {path} do not fit together; run `robustdistill eval` again")
     return made

@@ -106,6 +106,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def read_file(path: Path) -> bytes:
+    """A file's content. FileNotFoundError if nothing is there, or something that is no file: a pipe would block."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return path.read_bytes()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:

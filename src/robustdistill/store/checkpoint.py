@@ -41,6 +41,14 @@ class Checkpoint:
         """What the saver said of it: epoch, step, spec hash, versions."""
         return dict(self.manifest["meta"])
 
+    @property
+    def judged(self) -> dict[str, Tensor]:
+        """The weights that were judged: the student's, or their average. DamagedFile if the saver did not say which."""
+        name = self.meta.get("judged")
+        if not isinstance(name, str) or name not in self.weights:
+            raise manifest.damaged(self.path / manifest.NAME, "does not say which weights were judged")
+        return self.weights[name]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -86,6 +94,8 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"There is no checkpoint {path}; name a directory that holds a {manifest.NAME}.")
     listed = manifest.verified(path)
     weights = {Path(name).stem: _read_weights(path / name) for name in listed["files"] if name.endswith(WEIGHTS)}
+    if STATE not in listed["files"]:
+        raise manifest.damaged(path / STATE, "is missing")
     return Checkpoint(path, weights, _read_state(path / STATE), listed)
 
 
@@ -108,6 +118,15 @@ def latest(root: Path) -> Found:
     if damaged:
         raise DamagedFile(f"{root} holds no good checkpoint: {' '.join(damaged)}")
     return Found(None)
+
+
+def newest_meta(root: Path) -> dict[str, Any]:
+    """What the saver said of the checkpoint that `latest` names; empty if that cannot be read."""
+    try:
+        name = noted(root, LATEST)
+        return dict(manifest.read(root / name)["meta"]) if name else {}
+    except DamagedFile:
+        return {}
 
 
 def prune(root: Path, keep: Collection[str] = (), last: int = 2) -> None:

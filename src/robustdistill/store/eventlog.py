@@ -1,5 +1,6 @@
 """`events.jsonl`: one JSON object per line, `{"event": "evaluated", "time": ..., ...fields}`, added as a run goes."""
 
+import hashlib
 import json
 import os
 from datetime import UTC, datetime
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from robustdistill.errors import DamagedFile
-from robustdistill.store.atomic import sync
+from robustdistill.outside import from_json
+from robustdistill.store.atomic import read_file, sync
 from robustdistill.store.plain import plain
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
     Raises DamagedFile, naming the line, when a whole line is no JSON.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = _content(path)
     lines = content.split(b"\n")[:-1]
     return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -46,11 +48,32 @@ def offset(path: Path) -> int:
     return _whole_lines(path.read_bytes())
 
 
+def state(path: Path) -> dict[str, Any]:
+    """What a checkpoint remembers of the log for `altered`: the bytes of its whole lines, and their SHA-256."""
+    size = offset(path)
+    return {"bytes": size, "sha256": hashlib.sha256(_content(path)[:size]).hexdigest()}
+
+
+def altered(path: Path, before: Any) -> bool:
+    """Whether the log no longer begins as it was when `state` gave `before`; False if `before` is no such state."""
+    match before:
+        case {"bytes": int(size), "sha256": str(known)}:
+            return hashlib.sha256(_content(path)[:size]).hexdigest() != known
+    return False
+
+
 def truncate(path: Path, size: int) -> None:
     """Forget what came after `offset` gave `size`: a resumed run tells those epochs again."""
     if path.exists() and path.stat().st_size > size:
         os.truncate(path, size)
         sync(path)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return b""
 
 
 def _drop_half_line(file: BinaryIO) -> None:
@@ -68,7 +91,7 @@ def _whole_lines(content: bytes) -> int:
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = from_json(line)
     except ValueError:
         record = None
     if not isinstance(record, dict):

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from robustdistill.errors import DamagedFile, UnsafeFile, UserError
-from robustdistill.store.pickled import named
+from robustdistill.store.pickled import LONGEST, named
+
+SPARE, TIMES = 64 * 2**20, 4  # what is read may take so many bytes more, and so many times those of its file
 
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|script|\?xml)", re.IGNORECASE)
 
@@ -44,6 +46,8 @@ def load_objects(path: Path) -> object:
         )
     try:
         return load_file(path) if _is_safetensors(head) else _torch_load(path)
+    except DamagedFile:
+        raise
     except MemoryError:
         raise
     except Exception as error:  # what a garbled file raises depends on where it is garbled
@@ -52,6 +56,8 @@ def load_objects(path: Path) -> object:
 
 def _first_bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, and cannot be read twice
+            raise OSError("it is no regular file")
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
@@ -66,7 +72,51 @@ def _is_safetensors(head: bytes) -> bool:
 def _torch_load(path: Path) -> object:
     with warnings.catch_warnings(), path.open("rb") as file:  # given a path, torch goes by its suffix
         warnings.simplefilter("ignore")  # a TorchScript archive warns before it is refused
+        if is_archive(file):
+            _check_archive(path, file)
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def room(path: Path) -> int:
+    """Bytes that the content of a file may take in memory: honest weights lie in files as they lie there."""
+    return SPARE + TIMES * path.stat().st_size
+
+
+def too_large(path: Path, size: int) -> DamagedFile:
+    """The error for a file that would unfold to `size` bytes."""
+    return DamagedFile(
+        f"{path} would unfold to {size / 1e9:,.3g} GB out of {path.stat().st_size:,} bytes, which weights never do; it "
+        "was not read. Fetch it again from a source you trust"
+    )
+
+
+def _check_archive(path: Path, file: IO[bytes]) -> None:
+    """DamagedFile for an archive that unfolds without end, or in which a byte changed: torch looks for neither."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if (size := sum(entry.file_size for entry in entries)) > room(path):
+            raise too_large(path, size)
+        for entry in entries:
+            if entry.CRC and not _whole(archive, entry):  # torch can be told to leave them out: then they are 0
+                raise DamagedFile(
+                    f"{path} was altered: {printable(entry.filename)} in it does not match its checksum; fetch it again"
+                )
+    file.seek(0)
+
+
+def _whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as stream:
+            while stream.read(2**20):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """A name from a file as it can be shown: short, and nothing in it moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:LONGEST]
 
 
 def _refusal(path: Path, error: Exception) -> DamagedFile:

@@ -1,14 +1,15 @@
 """One writer per run directory: a file that exists while a run is in use and says who uses it."""
 
-import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustdistill.errors import UserError
+from robustdistill.outside import from_json
 from robustdistill.store.atomic import partial, write_new
 from robustdistill.store.eventlog import now
 from robustdistill.store.plain import dumps
@@ -37,14 +38,14 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if path.exists() and path.read_text() == mine:
+        if path.exists() and _text(path) == mine:
             path.unlink()
 
 
 def user(path: Path) -> str:
     """Who holds the lock file `path`, or may: a sentence; "" if there is none, or its process is gone from here."""
     try:
-        _refuse_living(path, path.read_text())
+        _refuse_living(path, _text(path))
     except FileNotFoundError:
         return ""
     except UserError as error:
@@ -63,27 +64,45 @@ def _created(path: Path, text: str) -> bool:
 def _remove_dead(path: Path) -> None:
     """Remove a dead process's lock, or raise. Of two that try, one must not remove the other's new lock."""
     try:
-        text = path.read_text()
+        text = _text(path)
         _refuse_living(path, text)
         aside = partial(path)
         os.rename(path, aside)
     except FileNotFoundError:
         return  # given back, or taken over, a moment ago
-    if aside.read_text() == text:
+    if _text(aside) == text:
         aside.unlink()
     else:
         os.rename(aside, path)
 
 
-def _refuse_living(path: Path, text: str) -> None:
-    run = path.parent
+def _text(path: Path) -> str:
+    """What a lock says. FileNotFoundError if there is none, UserError for what is no file."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise _unknown(path)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _unknown(path: Path) -> UserError:
+    return UserError(
+        f"Run directory {path.parent} is locked, and its lock does not say by whom. "
+        f"If no process uses the run, delete {path} and try again."
+    )
+
+
+def _holder(path: Path, text: str) -> Holder:
     try:
-        holder = Holder(**json.loads(text))
+        holder = Holder(**from_json(text))
     except (ValueError, TypeError):
-        raise UserError(
-            f"Run directory {run} is locked, and its lock does not say by whom. "
-            f"If no process uses the run, delete {path} and try again."
-        ) from None
+        raise _unknown(path) from None
+    words = (holder.host, holder.born, holder.since)
+    if type(holder.pid) is not int or holder.pid <= 0 or not all(isinstance(word, str) for word in words):
+        raise _unknown(path)
+    return holder
+
+
+def _refuse_living(path: Path, text: str) -> None:
+    run, holder = path.parent, _holder(path, text)
     used = f"Run directory {run} is in use by process {holder.pid} on {holder.host} since {holder.since}."
     if holder.host != socket.gethostname():
         raise UserError(f"{used} If that process is gone (this machine cannot tell), delete {path} and try again.")

@@ -51,10 +51,10 @@ class _Names(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         self.found.append("".join(c if c.isprintable() else "?" for c in f"{module}.{name}")[:LONGEST])
-        return _Inert
+        return _Inert()
 
     def persistent_load(self, pid: Any) -> Any:
-        return _Inert  # old files of torch keep classes there
+        return _Inert()  # old files of torch keep classes there
 
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()  # either may be the result of a call

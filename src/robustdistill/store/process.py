@@ -12,7 +12,7 @@ def alive(pid: int, born: str = "") -> bool:
         return True  # os.kill would end the process there; to refuse is the safe answer
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no system has a number so large
         return False
     except PermissionError:
         pass  # somebody else's process

@@ -5,7 +5,6 @@
 """
 
 import errno
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustdistill.errors import DamagedFile, UserError
-from robustdistill.store import eventlog, lock
+from robustdistill.errors import UserError
+from robustdistill.store import eventlog, lock, sealed
 from robustdistill.store.atomic import LEFTOVER, tidy, write_atomic
-from robustdistill.store.plain import dumps
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,6 +30,8 @@ SPEC, ENVIRONMENT, EVENTS, CHECKPOINTS, RESULT, EVALUATION, EXAMPLES, LOCK = (
     "examples.safetensors",
     "lock",
 )
+BEST = "best"  # the pointer to the checkpoint of the best epoch
+AGAIN = "restore it from a copy, or run again"
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 """Errors of a place where nothing may be written, be there room or not."""
@@ -65,7 +65,8 @@ class RunDir:
         return (self.path / SPEC).read_text(encoding="utf-8")
 
     def read_environment(self) -> dict[str, Any]:
-        return _read_json(self.path / ENVIRONMENT)
+        """What `create` was given. DamagedFile when it is missing or was changed by a byte."""
+        return sealed.read(self.path / ENVIRONMENT, AGAIN)
 
     def append_event(self, event: "DataclassInstance") -> None:
         """Add a record to the event log (see `eventlog`)."""
@@ -79,19 +80,23 @@ class RunDir:
         """Where the event log stands, in bytes: store it in a checkpoint, give it to `truncate_events`."""
         return eventlog.offset(self.path / EVENTS)
 
+    def events_state(self) -> dict[str, Any]:
+        """Size and SHA-256 of the event log: what a checkpoint's manifest says of it."""
+        return eventlog.state(self.path / EVENTS)
+
     def truncate_events(self, offset: int) -> None:
         """Forget the events after `offset`."""
         eventlog.truncate(self.path / EVENTS, offset)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`; numbers that are not finite become null."""
-        write_atomic(self.path / RESULT, dumps(result))
+        sealed.write(self.path / RESULT, result)
 
     def read_result(self) -> dict[str, Any]:
-        """What `write_result` wrote. UserError while there is none, DamagedFile when it is no JSON object."""
+        """What `write_result` wrote. UserError while there is none, DamagedFile when it was changed by a byte."""
         if not (self.path / RESULT).exists():
             raise UserError(f"Run {self.path} has no result yet: it still runs, or stopped early; --resume goes on.")
-        return _read_json(self.path / RESULT)
+        return sealed.read(self.path / RESULT, AGAIN)
 
 
 def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir:
@@ -106,7 +111,7 @@ def create(path: Path, spec_toml: str, environment: Mapping[str, Any]) -> RunDir
         with lock.held(path / LOCK):
             refuse_occupied(path)  # of two processes that start the same run, one comes first
             (path / CHECKPOINTS).mkdir(exist_ok=True)
-            write_atomic(path / ENVIRONMENT, dumps(environment))
+            sealed.write(path / ENVIRONMENT, environment)
             write_atomic(path / SPEC, spec_toml)
     except OSError as error:
         if new:
@@ -141,7 +146,8 @@ def newest(root: Path) -> RunDir:
 
 def runs(root: Path) -> list[RunDir]:
     """The runs under `root`, at most three folders deep."""
-    return [RunDir(spec.parent) for depth in ("*", "*/*", "*/*/*") for spec in root.glob(f"{depth}/{SPEC}")]
+    found = (spec for depth in ("*", "*/*", "*/*/*") for spec in root.glob(f"{depth}/{SPEC}"))
+    return [RunDir(spec.parent) for spec in found if spec.is_file()]
 
 
 def _changed(run: RunDir) -> float:
@@ -162,13 +168,3 @@ def _unborn(path: Path) -> bool:
     """Whether this is part of a run that does not exist yet, for want of a spec."""
     empty = path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir())
     return empty or path.name in (ENVIRONMENT, LOCK) or LEFTOVER.fullmatch(path.name) is not None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, FileNotFoundError):
-        content = None
-    if not isinstance(content, dict):
-        raise DamagedFile(f"{path} is missing or not a JSON object; restore it from a copy, or run again.")
-    return content

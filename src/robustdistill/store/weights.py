@@ -11,11 +11,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from robustdistill.errors import DamagedFile, UserError
-from robustdistill.store.formats import load_objects
+from robustdistill.store.formats import load_objects, printable, room, too_large
 from robustdistill.types import Model, Weights
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "rmodel")
 PREFIXES = ("module.", "model.", "_orig_mod.")
+DEEPEST = 8  # wrappers within each other
 V = TypeVar("V")
 NORMALISATION = re.compile(r"mu|sigma|mean|std|normalize\..*")
 
@@ -32,14 +33,17 @@ def read_weights(path: Path) -> Weights:
     readable without running code, or holds no tensors or values that are not finite.
     """
     content = unwrap(load_objects(path))
-    tensors = _tensors(content)
+    try:
+        tensors = _tensors(content, path)
+    except (RuntimeError, TypeError) as error:  # of a kind that has no plain values: quantised, of four bits, ...
+        raise DamagedFile(f"{path} holds tensors that are no plain numbers ({error}); save it as float32") from error
     weights = _plain_names(tensors)
     if not weights:
         raise DamagedFile(f"{path} holds no weights (found: {contents(content)}); a state dict was expected")
     for name, value in weights.items():
         if not value.isfinite().all():
             raise DamagedFile(
-                f"{path} is damaged or from a run that diverged: {name} holds values that are not finite; "
+                f"{path} is damaged or from a run that diverged: {printable(name)} holds values that are not finite; "
                 "use another checkpoint"
             )
     return weights | _normalisation(tensors)
@@ -95,7 +99,7 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
     """
     weights = {k: v for k, v in weights.items() if not NORMALISATION.fullmatch(k)}
     for name, model in models.items():
-        params = model.recognise(weights) if model.recognise else None
+        params = _recognised(model, weights)
         if params is not None:
             fields = {field for _, field, _, _ in string.Formatter().parse(name) if field}
             return name.format(**params), {k: v for k, v in params.items() if k not in fields}
@@ -105,9 +109,18 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
     )
 
 
+def _recognised(model: Model, weights: Weights) -> Mapping[str, Any] | None:
+    try:
+        return model.recognise(weights) if model.recognise else None
+    except Exception:  # shapes out of which it cannot even be built
+        return None
+
+
 def unwrap(content: object) -> object:
     """The state dict in what a checkpoint holds, however deep it is wrapped; `content` itself if nothing wraps it."""
-    while isinstance(content, Mapping):
+    for _ in range(DEEPEST):  # a pickle may hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
             break
@@ -115,10 +128,16 @@ def unwrap(content: object) -> object:
     return content
 
 
-def _tensors(content: object) -> Weights:
+def _tensors(content: object, path: Path) -> Weights:
     if not isinstance(content, Mapping):
         return {}
     tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+            raise DamagedFile(f"{path} holds {printable(name)}, which is no dense tensor of real numbers; save it so")
+    # Strides of 0 lay one number out as any number of them.
+    if (size := sum(max(4, v.itemsize) * v.numel() for v in tensors.values())) > room(path):
+        raise too_large(path, size)
     return {k: v.float() if v.is_floating_point() and v.itemsize < 4 else v for k, v in tensors.items()}
 
 
@@ -161,4 +180,4 @@ def contents(content: object) -> str:
 def _some(names: Iterable[str]) -> str:
     shown = list(names)
     rest = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    return (", ".join(shown[:4]) or "nothing") + rest
+    return (", ".join(map(printable, shown[:4])) or "nothing") + rest
