@@ -47,9 +47,9 @@ def load(name: str, classes: int) -> nn.Module:
         network = timm.create_model(short, pretrained=True)
     except MemoryError:
         raise
-    except pickle.UnpicklingError as error:
-        raise DamagedFile(f"the weights of {name!r} can only be read by running their code; nothing was run") from error
     except RuntimeError as error:
+        if isinstance(error.__cause__ or error.__context__, pickle.UnpicklingError):
+            raise DamagedFile(f"the weights of {name!r} can only be read by running code; nothing was run") from error
         raise UserError(f"timm has no trained {short!r} ({error}){_near(short)}") from error
     except Exception as error:  # a folder or repository may hold anything
         raise UserError(f"the weights of {name!r} cannot be had: {error}; check the name and the network") from error

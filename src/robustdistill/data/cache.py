@@ -46,7 +46,7 @@ def _fingerprint(sources: Sequence[Path]) -> str:
 
 def _load(path: Path, fingerprint: str) -> Parts | None:
     try:
-        if _unfolds(path):
+        if not path.is_file() or _unfolds(path):  # a pipe would block
             return None
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["fingerprint"]) != fingerprint:

@@ -6,14 +6,13 @@ NumPy's constructors are replaced by stand-ins, since even those can be misled b
 
 import io
 import pickle
-import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustdistill.data.arrays import Arrays, checked_labels, joined
+from robustdistill.data.arrays import Arrays, checked_labels, joined, shown
 from robustdistill.errors import DamagedFile, UserError
 
 
@@ -82,7 +81,7 @@ class _DType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code != "u1":
-            raise _Refused(f"an array of type {reprlib.repr(code)}")
+            raise _Refused(f"an array of type {shown(code)}")
 
     def __setstate__(self, _: Any) -> None:
         pass

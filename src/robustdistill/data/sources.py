@@ -28,9 +28,7 @@ def digits(directory: Path | None = None) -> Splits:
         with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             levels, labels = archive["images"].astype(np.uint16), archive["labels"].astype(np.int64)
     except Exception as error:  # the archive's checksums are read too
-        raise DamagedFile(
-            f"{stored}, which comes with robustdistill, is damaged ({error}); install it again"
-        ) from error
+        raise DamagedFile(f"{stored} of robustdistill itself is damaged; install robustdistill again") from error
     arrays = Arrays(((levels * 255 + 8) // 16).astype(np.uint8), labels)
     test, holdout, train = stratified(labels, (36, 18), "digits")
     return Splits(train=split(arrays, train), holdout=split(arrays, holdout), test=split(arrays, test))
