@@ -55,3 +55,10 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("no ../shared folder with CIFAR-10 and teachers beside the repository")
     monkeypatch.setenv("XDG_CACHE_HOME", str(ROOT / ".pytest_cache"))
     return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,6 +1,6 @@
 """The table of inputs that are refused: what is given, where, the exit code, and what the sentence says.
 
-python tests/refusals.py      writes the table of docs/runs.md anew
+python tests/refusals.py      writes the table of docs/reliability.md anew
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from robustdistill.spec import Node
 from robustdistill.store.weights import save_weights
 from robustdistill.types import Split, Splits, Teacher
 
-DOCS = Path(__file__).parents[1] / "docs" / "runs.md"
+DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- table of tests/refusals.py -->\n", "<!-- end of the table -->"
 SPEC: dict[str, Any] = {
     "method": "rslad",

@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "quantities": ("errors", "pydantic"),
     "outside": ("", ""),
     "spec": ("errors outside quantities wording", "pydantic tomli_w"),
-    "records": ("errors", "pydantic typing_extensions"),
+    "records": ("errors", "pydantic"),
     "hookspecs": ("", "pluggy"),
     "plugins": ("hookspecs types __version__", "pluggy"),
     "registry": ("errors plugins quantities wording", "pydantic"),

@@ -1,6 +1,7 @@
 """The command line from outside: what it prints, where, with which exit code; a run from `train` to `compare`."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from robustdistill import assemble, run
 from robustdistill.cli import main
 from robustdistill.cli.app import command
 from robustdistill.registry import default_registry
-from robustdistill.store import rundir
+from robustdistill.store import rundir, sealed
 from robustdistill.store.weights import save_weights
 
 SHORT = ("--epochs", "1", "--set", "limit_batches=2", "--set", "select.n=40", "--batch-size", "32")
@@ -159,7 +160,7 @@ def test_json_is_one_event_a_line_with_the_result_last(here: Path) -> None:
     done = rd("train", "--method", "nature", "--out", "j", "--json", *SHORT)
     kinds = [r["event"] for r in done.records]
     assert kinds == ["started", "stepped", "stepped", "trained", "evaluated", "saved", "finished"]
-    assert done.records[-1]["result"] == json.loads((here / "j/result.json").read_text())
+    assert sealed.read(here / "j/result.json", "") == done.records[-1]["result"]
     assert done.err == ""
 
 
@@ -373,8 +374,9 @@ def test_eval_judges_a_run_and_keeps_the_verdicts(here: Path) -> None:
     assert rows.pop("next") == f"robustdistill report {RUN}"
     assert "margin" in rows["cw"]
     assert "CE (not a KL)" in rows["pgd-trades"]
-    kept, asked = (json.loads(Path(p).read_text()) for p in (f"{RUN}/evaluation.json", "verdicts.json"))
-    assert kept == asked
+    kept, asked = sealed.read(Path(RUN) / "evaluation.json", ""), json.loads(Path("verdicts.json").read_text())
+    examples = hashlib.sha256((Path(RUN) / "examples.safetensors").read_bytes()).hexdigest()
+    assert kept == asked | {"examples_sha256": examples}
     assert [v["attack"] for v in kept["verdicts"]] == list(rows)[1:]
     assert all(len(v["correct"]) == 40 for v in kept["verdicts"])
     shown = [f"{100 * v['accuracy']:.2f}" for v in kept["verdicts"]]

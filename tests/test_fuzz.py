@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import robustdistill as rd
+from kinds import QUICK, SPEC
 from robustdistill import assemble
 from robustdistill.builtin.models import digits_net
 from robustdistill.cli.gather import gather
@@ -44,7 +45,6 @@ from robustdistill.store.weights import as_bytes, read_weights
 from robustdistill.stored import find_checkpoint
 from test_cli import rd as command
 from test_data import TEST, TRAIN, write_batches, write_parquet
-from test_hostile import QUICK, SPEC
 from test_run import same
 from test_spec import specs
 

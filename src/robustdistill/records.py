@@ -1,78 +1,74 @@
 """What the records of a run must hold for `compare` and `report`: checked once, when they are read."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from robustdistill.errors import DamagedFile
 
-CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
 Share = Annotated[float, Field(ge=0, le=1)]  # an accuracy
 Finite = Annotated[float, Field(ge=-1e100, le=1e100)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Ends = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 
 
-class _Epoch(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Record(BaseModel):
+    """A field with a default may be absent; one that is not named here may hold anything."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+
+
+class _Epoch(_Record):
     test: dict[str, Finite]
 
 
-class _Result(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Result(_Record):
     last: _Epoch
     best: _Epoch
 
 
-def _counted(test: dict[str, float]) -> dict[str, float]:
-    if "n" not in test:
-        raise ValueError("n is missing")
-    return test
+class _Tested(_Record):
+    __pydantic_extra__: dict[str, Finite]
+    n: Finite
 
 
-class _ShownEpoch(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
-    test: Annotated[dict[str, Finite], AfterValidator(_counted)]
+class _ShownEpoch(_Record):
+    test: _Tested
     epoch: Count
     attack: str
     clean: Share | None
     robust: Share | None
 
 
-class _ShownResult(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _ShownResult(_Record):
     selection: str
     last: _ShownEpoch
     best: _ShownEpoch
 
 
-class _Params(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
-    over: NotRequired[list[str]]
+class _Params(_Record):
+    over: list[str] = []
 
 
-class _Stage(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Stage(_Record):
     name: str
     accuracy: Share
 
 
-class _Verdict(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Verdict(_Record):
     attack: str
     accuracy: Share
-    per_class: NotRequired[list[Share | None]]
-    params: NotRequired[_Params]
-    alarms: NotRequired[list[str]]
-    stages: NotRequired[list[_Stage]]
+    per_class: list[Share | None] = []
+    params: _Params = _Params()
+    alarms: list[str] = []
+    stages: list[_Stage] = []
 
 
 class _Compared(_Verdict):
-    eps: NotRequired[Finite]
-    n: NotRequired[Count]
-    interval95: NotRequired[Ends]
+    eps: Finite = 0.0
+    n: Count = 0
+    interval95: Ends = [0.0, 1.0]
 
 
 class _Shown(_Verdict):
@@ -83,8 +79,7 @@ class _Shown(_Verdict):
     interval95: Ends
 
 
-class _Point(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Point(_Record):
     curve: str
     attack: str
     accuracy: Share
@@ -93,15 +88,14 @@ class _Point(TypedDict):
     steps: Count
 
 
-class _Facts(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
-    data: NotRequired[str]
-    eps: NotRequired[Finite]
-    n: NotRequired[Count]
-    whole: NotRequired[bool]
-    alarms: NotRequired[list[str]]
-    curves: NotRequired[list[_Point]]
-    examples_sha256: NotRequired[str]
+class _Facts(_Record):
+    data: str
+    eps: Finite
+    n: Count
+    whole: bool
+    alarms: list[str] = []
+    curves: list[_Point] = []
+    examples_sha256: str = ""
 
 
 class _Evaluation(_Facts):
@@ -112,16 +106,14 @@ class _ShownEvaluation(_Facts):
     verdicts: list[_Shown]
 
 
-class _Trained(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Trained(_Record):
     event: Literal["trained"]
     epoch: Count
     loss: Finite | None
     lr: Finite | None
 
 
-class _Evaluated(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Evaluated(_Record):
     event: Literal["evaluated"]
     epoch: Count
     split: str
@@ -130,14 +122,12 @@ class _Evaluated(TypedDict):
     robust: Share | None
 
 
-class _Warned(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Warned(_Record):
     event: Literal["warned"]
     message: str
 
 
-class _Other(TypedDict):
-    __pydantic_config__ = CONFIG  # type: ignore[misc]
+class _Other(_Record):
     event: str
 
 
