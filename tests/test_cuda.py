@@ -108,24 +108,48 @@ def test_compiled_and_recorded_agrees_with_eager() -> None:
     assert torch.allclose(*losses, rtol=1e-3)
 
 
-TWICE = """
+SPEC = """
 import sys
+from itertools import count
 import robustdistill as rd
+from robustdistill.errors import Stopped
 spec = {"method": "mmard", "epochs": 2, "limit_batches": 8, "batch_size": 32, "select": {"n": 40}, "device": "cuda"}
-for out in sys.argv[1:]:
-    list(rd.train(spec | {"deterministic": True}, out=out))
+spec |= {"deterministic": True, "mode": sys.argv[3]}
+list(rd.train(spec, out=sys.argv[1]))
 """
+TWICE = SPEC + "list(rd.train(spec, out=sys.argv[2]))"
+STOPPED = (
+    SPEC
+    + """
+asked = count()
+try:
+    list(rd.train(spec, out=sys.argv[2], stop=lambda: next(asked) == 4))
+    sys.exit("it did not stop")
+except Stopped:
+    list(rd.resume(sys.argv[2]))
+"""
+)
 
 
-def test_the_same_run_twice_with_deterministic_kernels(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("one", "two")]
-    env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"} | {
-        "PYTHONPATH": os.pathsep.join(sys.path)
-    }
-    for folder in folders:  # in a process each: cuBLAS takes its workspace when CUDA starts
-        done = subprocess.run(
-            [sys.executable, "-c", TWICE, folder], env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    one, two = ((folder / "result.json").read_bytes() for folder in folders)
+def both(script: str, mode: str, folder: Path) -> list[bytes]:
+    """What two runs of a script end with. In a process of its own: cuBLAS takes its workspace when CUDA starts."""
+    env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    outs = [folder / "one", folder / "two"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *outs, mode], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [(out / "result.json").read_bytes() for out in outs]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "compile"])
+def test_the_same_run_twice_with_deterministic_kernels(tmp_path: Path, mode: str) -> None:
+    one, two = both(TWICE, mode, tmp_path)
+    assert one == two
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "compile"])
+def test_a_run_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_path: Path, mode: str) -> None:
+    one, two = both(STOPPED, mode, tmp_path)
     assert one == two

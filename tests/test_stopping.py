@@ -126,6 +126,15 @@ def test_a_run_asked_to_stop_while_it_is_judged_goes_on_with_the_judging(tmp_pat
     equal(a, b)
 
 
+def test_a_run_need_be_asked_to_stop_only_once(tmp_path: Path) -> None:
+    spec, asked = layer(method="sat"), count()
+    a, b = whole(tmp_path / "a", spec), tmp_path / "b"
+    with pytest.raises(Stopped, match="stopped after 0 epochs and 2 steps; it is saved"):
+        list(rd.train(spec, out=b, stop=lambda: next(asked) == 1))
+    list(rd.resume(b))
+    equal(a, b)
+
+
 def test_save_minutes_decides_how_often_a_run_is_saved(tmp_path: Path) -> None:
     events = list(rd.train(layer(method="nature", save_minutes=0), out=tmp_path / "a"))
     places = [(e.epoch, e.step) for e in events if isinstance(e, Saved)]

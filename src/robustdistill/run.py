@@ -17,7 +17,7 @@ from robustdistill.prepare import Modules, Run, prepare
 from robustdistill.provenance import environment_of, execution_of, moved, restored
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import Layer, resolve
-from robustdistill.saving import Keeper, Stop, best_so_far
+from robustdistill.saving import Keeper, Stop, best_so_far, latched
 from robustdistill.selection import accuracies, trial
 from robustdistill.spec import RunSpec, load_layer
 from robustdistill.store import rundir
@@ -52,7 +52,7 @@ def train(
     """
     registry = registry or default_registry()
     spec = as_spec(spec, registry)
-    yield from driven(_train(spec, registry, student, teacher, out, stop), spec.deterministic)
+    yield from driven(_train(spec, registry, student, teacher, out, latched(stop)), spec.deterministic)
 
 
 def _train(
@@ -78,7 +78,7 @@ def resume(
     """
     store = run_of(Path(path))
     spec = stored_spec(store)
-    yield from driven(_resume(Path(path), store, spec, registry, stop, modules), spec.deterministic)
+    yield from driven(_resume(Path(path), store, spec, registry, latched(stop), modules), spec.deterministic)
 
 
 def _resume(

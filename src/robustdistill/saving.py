@@ -16,6 +16,18 @@ Stop = Callable[[], bool]
 NONFINITE = "nonfinite.json"
 
 
+def latched(stop: Stop) -> Stop:
+    """`stop`, which once it has said so says so for good: what asks to save asks first, and what stops asks after."""
+    said = False
+
+    def asked() -> bool:
+        nonlocal said
+        said = said or stop()
+        return said
+
+    return asked
+
+
 class Keeper:
     """Saves `run` into `store` (None: nowhere). `stop()` says whether the run is asked to stop."""
 
