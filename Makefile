@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the test suite"
-	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (NN minutes)"
+	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (13 minutes)"
 	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (estimated: an hour)"
 	@echo "make modes     the same three digits runs in every mode and number format (some 15 minutes)"
 	@echo "make gpu       on a GPU: the CUDA tests, then speed by mode beside the published style"

@@ -5,6 +5,7 @@ The table is `KINDS`; docs/reliability.md quotes its size.
 
 import json
 import pickle
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -182,6 +183,9 @@ def test_what_a_record_lacks_or_holds_instead_is_named(home: Path, here: Path) -
     log = (run / "events.jsonl").read_text()
     (run / "events.jsonl").write_text(log.replace('"split": "holdout"', '"split": 3', 1))
     assert "events.jsonl does not hold what it should at " in REPORT()[1]
+    (run / "events.jsonl").write_text(re.sub(r'"robust": [0-9.]+', '"robust": null', log, count=1))  # found by fuzzing
+    code, told = REPORT()
+    assert (code, "events.jsonl does not hold what it should at " in told, "robust" in told) == (4, True, True)
     (run / "events.jsonl").unlink()
     assert REPORT()[0] == 0
 

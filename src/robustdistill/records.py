@@ -37,8 +37,8 @@ class _ShownEpoch(_Record):
     test: _Tested
     epoch: Count
     attack: str
-    clean: Share | None
-    robust: Share | None
+    clean: Share
+    robust: Share
 
 
 class _ShownResult(_Record):
@@ -118,8 +118,8 @@ class _Evaluated(_Record):
     epoch: Count
     split: str
     attack: str
-    clean: Share | None
-    robust: Share | None
+    clean: Share
+    robust: Share
 
 
 class _Warned(_Record):
