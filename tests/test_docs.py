@@ -184,7 +184,7 @@ def test_every_attack_has_its_row() -> None:
 
 def test_every_data_set_model_and_teacher_is_told_of() -> None:
     told = rows("data-and-models.md")
-    for name, data in REGISTRY.units("dataset").items():
+    for name, data in REGISTRY.datasets().items():
         assert told[name][1] == f"{data.channels} x {data.size} x {data.size}"
         assert told[name][3:] == [str(data.eps), told[name][4], f"`{data.student}`", f"`{data.teacher}`"]
         assert f"up to {data.augment.pad} pixel" in told[name][4]

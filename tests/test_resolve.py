@@ -271,7 +271,7 @@ def test_the_papers_command(teacher: str) -> None:
     assert made({"method": "mmard", "teacher": teacher, "data": "digits"}).data.name == "digits"
 
 
-@pytest.mark.parametrize("data", REGISTRY.names("dataset"))
+@pytest.mark.parametrize("data", REGISTRY.datasets())
 @pytest.mark.parametrize("method", VARIANTS)
 def test_a_resolved_spec_as_a_file_is_the_same_spec(tmp_path: Path, method: str, data: str) -> None:
     spec = made({"method": method, "data": data, "with": ["awp"], "average": "ema"})

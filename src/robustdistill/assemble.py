@@ -89,7 +89,7 @@ def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], 
             return False
         return all(own[name].shape == shape for name, shape in shapes.items() if name in own)
 
-    return arch, params, [name for name, data in registry.units("dataset").items() if takes(data)]
+    return arch, params, [name for name, data in registry.datasets().items() if takes(data)]
 
 
 def teacher_file(node: Node, registry: Registry, data_name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from robustdistill.types import Attack, Dataset, Method, Model, Modifier, Objective, Teacher
+    from robustdistill.types import Attack, Dataset, DatasetAt, Method, Model, Modifier, Objective, Teacher
 
 PROJECT = "robustdistill"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -59,6 +59,6 @@ def register_modifiers() -> "Mapping[str, type[Modifier]]":
 
 
 @hookspec
-def register_datasets() -> "Mapping[str, Dataset]":
-    """Data sets: a loader, and what they own of a run."""
+def register_datasets() -> "Mapping[str, Dataset | DatasetAt]":
+    """Data sets: a loader, and what they own of a run; "mine:{path}" finds one at a path."""
     raise NotImplementedError

@@ -88,7 +88,7 @@ def _evaluate(
     check_modules({"the model": target.network})
     at = case(target, registry, images, labels, **how)
     if data is not None or not isinstance(model, nn.Module):
-        check_size(at.x, registry.get("dataset", target.data), target.data)
+        check_size(at.x, registry.dataset(target.data, target.directory), target.data)
     verdicts = []
     for name, attack in chosen.items():
         verdicts.append(at.verdict(name, attack))
@@ -179,7 +179,7 @@ def case(
     for what, number in (("n", n), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise UserError(f"{what} = {number}: at least one image must be judged")
-    dataset: Dataset = registry.get("dataset", target.data)
+    dataset: Dataset = registry.dataset(target.data, target.directory)
     radius, where = _radius(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
     x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
     return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)

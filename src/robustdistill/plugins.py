@@ -108,7 +108,8 @@ def _check(hook: str, name: str, unit: Any) -> None:
     if kind == "modifier":
         good, what = isinstance(unit, type) and issubclass(unit, types.Modifier), "a subclass of Modifier"
     elif record is not None:
-        good, what = isinstance(unit, record), f"a robustdistill.{record.__name__}"
+        at_a_path = kind == "dataset" and isinstance(unit, types.DatasetAt)
+        good, what = isinstance(unit, record) or at_a_path, f"a robustdistill.{record.__name__}"
     else:
         good, what = callable(unit), "an objective, a callable (z, *, ...)"
     if not isinstance(name, str) or not good:

@@ -78,7 +78,7 @@ def prepare(
     device = execution.pick_device(spec.device)
     if spec.deterministic:
         deterministic_cublas(device)
-    dataset: Dataset = registry.get("dataset", spec.data.name)
+    dataset: Dataset = registry.dataset(spec.data.name, spec.data.dir)
     given = dict(teacher) if isinstance(teacher, Mapping) else {DEFAULT_ROLE: teacher} if teacher is not None else {}
     own = {"student": student} if student is not None else {}
     check_modules({**own, **{f"teacher {role!r}": t for role, t in given.items()}})

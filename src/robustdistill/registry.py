@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
@@ -77,6 +78,27 @@ class Registry:
         """The unit itself."""
         return self.entry(kind, name).unit
 
+    def dataset(self, name: str, directory: str | Path | None = None) -> Any:
+        """The data set `name`; one that is found by a path ("imagefolder:birds"), there or in `directory`."""
+        entry, folder = self.entry("dataset", name), Path(directory) if directory is not None else None
+        if "{" in name:
+            raise UserError(f"write a path in the place of {{path}}: {name.replace('{path}', 'PATH')}")
+        return entry.unit.find(entry.params["path"], folder) if entry.params else entry.unit
+
+    def datasets(self) -> dict[str, Any]:
+        """The data sets that need no path, by name."""
+        return {name: unit for name, unit in self.units("dataset").items() if "{" not in name}
+
+    def placed(self, name: str) -> tuple[str, str | None]:
+        """A data set's name as results tell of it, and the folder in it: "imagefolder:/data/birds@224" is
+        ("imagefolder:birds@224", "/data/birds"). None for one that needs no path.
+        """
+        params = self.entry("dataset", name).params
+        if not params:
+            return name, None
+        path, size = re.fullmatch(r"(.+?)((?:@[0-9]+)?)", params["path"]).groups()  # type: ignore[union-attr]
+        return name.removesuffix(params["path"]) + (Path(path).name or path) + size, path
+
     def _broken(self) -> str:
         broken = [p.origin for p in self.plugins if p.error]
         tail = f" These plugins failed to load: {', '.join(broken)}; see `robustdistill plugins list`."
@@ -107,13 +129,13 @@ def callable_of(unit: Any) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], own or unit)
 
 
-def match_template(template: str, name: str) -> dict[str, int] | None:
-    """The integers that `name` puts into the fields of a template such as "wrn-{depth}-{width}"."""
+def match_template(template: str, name: str) -> dict[str, Any] | None:
+    """What `name` puts into the fields of a template: integers ("wrn-{depth}-{width}"), and text for {path}."""
     if "{" not in template:
         return None
-    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", re.escape(template))
-    found = re.fullmatch(pattern, name)
-    return {k: int(v) for k, v in found.groupdict().items()} if found else None
+    pattern = re.escape(template).replace(r"\{path\}", "(?P<path>.+)")
+    found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", pattern), name)
+    return {k: v if k == "path" else int(v) for k, v in found.groupdict().items()} if found else None
 
 
 @functools.cache

@@ -33,12 +33,19 @@ def resolve(layers: Iterable[Layer], registry: Registry) -> RunSpec:
     name = user.get("method", DEFAULT_METHOD)
     method = {"method": name} | method_layer(name, registry)
     data = user.get("data", {}).get("name") or _teachers_dataset(user, registry) or DEFAULT_DATA
-    dataset = registry.get("dataset", data)
+    data, folder = registry.placed(data)
+    user = {**user, "data": _placed(user.get("data", {}), data, folder)}
+    dataset = registry.dataset(data, user["data"].get("dir"))
     trial = {"epochs": 1} if user.get("limit_batches") is not None else {}
     base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method, trial])
     spec = _with_params(from_layer(merge_all([base, user])), registry)
     _refuse_impossible(spec, registry)
     return spec
+
+
+def _placed(data: Layer, name: str, folder: str | None) -> dict[str, Any]:
+    """`data` under its name without a path, which is its folder where none is named."""
+    return {**({"dir": folder} if folder is not None else {}), **data, "name": name}
 
 
 def joined(low: Layer, high: Layer) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def _bound(user: Layer, registry: Registry) -> dict[str, Any]:
     nameless = [key for key in NODES if key in user and "name" not in user[key]]
     owners: dict[str, Any] = method_layer(user["method"], registry) if nameless and "method" in user else {}
     if nameless and "name" in user.get("data", {}):
-        owners |= registry.get("dataset", user["data"]["name"]).layer()
+        owners |= registry.dataset(user["data"]["name"], user["data"].get("dir")).layer()
     return {**user, **{key: {"name": owners[key]["name"], **user[key]} for key in nameless if key in owners}}
 
 

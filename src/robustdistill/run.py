@@ -212,7 +212,7 @@ def load(path: str | Path, which: str = "best", *, registry: Registry | None = N
         raise UserError(f"{path} has no checkpoint yet; train at least one epoch")
     spec, registry = stored_spec(run_of(Path(path))), registry or default_registry()
     check_origin(found.checkpoint, spec)
-    network = assemble.build_student(spec, registry.get("dataset", spec.data.name), registry)
+    network = assemble.build_student(spec, registry.dataset(spec.data.name, spec.data.dir), registry)
     try:
         network.load_state_dict(found.checkpoint.judged)
     except RuntimeError as error:

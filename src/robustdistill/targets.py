@@ -34,13 +34,15 @@ def find_target(
     """What `model` means (see `evaluate`)."""
     directory = str(data_dir) if data_dir is not None else None
     if isinstance(model, nn.Module):
-        return Target(model, type(model).__name__, data or DEFAULT_DATA, directory, None)
+        name, folder = registry.placed(data or DEFAULT_DATA)
+        return Target(model, type(model).__name__, name, directory if directory is not None else folder, None)
     path = Path(model)
     if (path / rundir.SPEC).exists() or is_checkpoint(path):
         return _run_target(path, registry, data, directory)
     known = registry.units("teacher").get(str(model).partition("@")[0])
-    name = data or (known.dataset if known else DEFAULT_DATA)
-    dataset = registry.get("dataset", name)
+    name, folder = registry.placed(data or (known.dataset if known else DEFAULT_DATA))
+    directory = directory if directory is not None else folder
+    dataset = registry.dataset(name, directory)
     if hub.names(str(model)):
         network = hub.load(str(model), len(dataset.classes))
     else:
@@ -52,6 +54,8 @@ def _run_target(path: Path, registry: Registry, data: str | None, directory: str
     store = run_of(path)
     spec = stored_spec(store)
     network = load(path, registry=registry)
+    data, folder = registry.placed(data) if data is not None else (None, None)
+    directory = directory if directory is not None else folder
     same = data in (None, spec.data.name)
     return Target(
         network,

@@ -55,7 +55,7 @@ def setting(spec: RunSpec, text: str) -> RunSpec:
 
 def assembled(spec: RunSpec, registry: Registry) -> Run:
     """The run of `spec`, with random images and teachers in place of those that are not at hand."""
-    dataset = registry.get("dataset", spec.data.name)
+    dataset = registry.dataset(spec.data.name, spec.data.dir)
     given = teachers_for(spec, dataset, registry)
     return prepare(spec, registry, teacher=given or None, splits=splits_for(spec, dataset))
 

@@ -1,8 +1,8 @@
 """The built-in data sets and what each owns of a run: radius, augmentation, default student and teacher."""
 
-from robustdistill.data import sources
+from robustdistill.data import own, sources
 from robustdistill.hookspecs import hookimpl
-from robustdistill.types import Augment, Dataset
+from robustdistill.types import Augment, Dataset, DatasetAt
 
 DIGITS = Dataset(
     load=sources.digits,
@@ -59,5 +59,14 @@ CIFAR100 = Dataset(
 
 
 @hookimpl
-def register_datasets() -> dict[str, Dataset]:
-    return {"digits": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100}
+def register_datasets() -> dict[str, Dataset | DatasetAt]:
+    return {
+        "digits": DIGITS,
+        "cifar10": CIFAR10,
+        "cifar100": CIFAR100,
+        "imagefolder:{path}": DatasetAt(
+            own.imagefolder, "folders of images, a folder a class, in train/ and test/ or alone"
+        ),
+        "parquet:{path}": DatasetAt(own.parquet, "Hugging Face's parquet files, train-*.parquet and test-*.parquet"),
+        "npz:{path}": DatasetAt(own.archive, "a NumPy archive of image and label, in the layout of DM-Improves-AT"),
+    }

@@ -19,7 +19,7 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
     from robustdistill.registry import default_registry
 
     registry, data = default_registry(), specs[0].data
-    images = blank(registry.get("dataset", data.name)) if data.dir is None else None
+    images = blank(registry.dataset(data.name, data.dir)) if data.dir is None else None
     run = prepare(specs[0], registry, splits=images, look=False)
     facts = _facts(run, [spec.seed for spec in specs], folders)
     facts["data"]["download"] = images is not None

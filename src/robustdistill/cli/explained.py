@@ -40,7 +40,7 @@ def _reads(spec: RunSpec, registry: Registry) -> Pairs:
     """By a dry step with the default student of the smallest data set; any teacher asked for is there."""
     from robustdistill import assemble
 
-    dataset: Dataset = registry.get("dataset", spec.data.name)
+    dataset: Dataset = registry.dataset(spec.data.name, spec.data.dir)
     student = assemble.build_student(spec, dataset, registry)
     reads = assemble.reads_of(spec, student, dataset, registry)
     yield "teachers", ", ".join(reads.roles) or "none"

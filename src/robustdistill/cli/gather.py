@@ -27,7 +27,7 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
     """
     spec = stored_spec(run)
     result = outcomes.result(run, records.SHOWN_RESULT) if (run.path / RESULT).exists() else {}
-    judged, dataset = outcomes.evaluation(run, records.SHOWN_EVALUATION), registry.units("dataset").get(spec.data.name)
+    judged, dataset = outcomes.evaluation(run, records.SHOWN_EVALUATION), _dataset(spec, registry)
     examples = run.path / EXAMPLES
     return Contents(
         name=run.name,
@@ -51,6 +51,14 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
         examples=read_examples(examples, judged.get("examples_sha256")) if examples.exists() else None,
         notes=outcomes.remarks(outcomes.outcome(run)) if result or judged else (),
     )
+
+
+def _dataset(spec: RunSpec, registry: "Registry") -> Any:
+    """The data set of a run; None where it cannot be had here: its plugin is gone, or its folder."""
+    try:
+        return registry.dataset(spec.data.name, spec.data.dir)
+    except (RobustDistillError, OSError):
+        return None
 
 
 def _events(run: RunDir) -> list[dict[str, Any]]:

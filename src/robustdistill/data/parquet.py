@@ -37,7 +37,7 @@ def read(paths: Sequence[Path], *, label: str = "label", size: int = 32, classes
 
 def rows(path: Path) -> int:
     """The number of rows of a file, from its footer. DamagedFile when it is no parquet file."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return int(file.metadata.num_rows)
 
 
@@ -50,7 +50,7 @@ def _read_file(path: Path, label: str, size: int, classes: int) -> Arrays:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """A `pyarrow.parquet.ParquetFile`; what goes wrong with it in the block is a DamagedFile."""
     import pyarrow.parquet as pq  # here and not above: naming a data set need not load it
 
@@ -65,7 +65,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:
-    with _opened(path) as file:
+    with opened(path) as file:
         if file.metadata.num_rows > path.stat().st_size:
             raise ValueError(f"it claims {file.metadata.num_rows:,} rows, more than it has bytes")
         table = file.read().flatten()

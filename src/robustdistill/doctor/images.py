@@ -49,7 +49,7 @@ def _other(name: str, registry: "Registry", directory: Path | None) -> Finding:
     from robustdistill.resolve import DEFAULT_DATA
 
     check, entry = f"data {name}", registry.entry("dataset", name)
-    dataset = entry.unit
+    dataset = registry.dataset(name, directory)
     if directory is not None and not dataset.needs_dir:
         return fails(check, f"{name} comes with its package and takes no --data-dir", "leave --data-dir out")
     if directory is not None and not directory.is_dir():

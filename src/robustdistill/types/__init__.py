@@ -1,7 +1,7 @@
 """What plugins are made of: objectives and attacks are functions, everything else is a record or a module."""
 
 from robustdistill.types.attacks import Attack, AttackFn, Ensemble, Outcome, Progress, Stage, Watch
-from robustdistill.types.data import Augment, Dataset, Split, Splits
+from robustdistill.types.data import Augment, Dataset, DatasetAt, Split, Splits
 from robustdistill.types.methods import Method, Recipe, Variant
 from robustdistill.types.modifiers import Closure, Modifier, descend
 from robustdistill.types.networks import Model, Teacher, Weights
@@ -13,6 +13,7 @@ __all__ = [
     "Augment",
     "Closure",
     "Dataset",
+    "DatasetAt",
     "Ensemble",
     "Method",
     "Model",

@@ -38,7 +38,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and what it owns of a run: radius, augmentation, default student and teacher.
+    """A data set and what it owns of a run: radius, augmentation, default student and teacher ("" for none).
 
     `needs_dir`: `load` takes the folder that holds the images. `downloads`: without that folder it downloads them;
     how many it then returns, (train, hold-out, test), is known to a dry run, which downloads nothing.
@@ -63,5 +63,16 @@ class Dataset:
             "data": {"augment": {"pad": self.augment.pad, "flip": self.augment.flip}},
             "eps": self.eps,
             "student": {"name": self.student},
-            "teachers": {"robust": {"name": self.teacher}},
+            "teachers": {"robust": {"name": self.teacher}} if self.teacher else {},
         }
+
+
+@dataclass(frozen=True)
+class DatasetAt:
+    """Somebody's own images as a data set, registered under a name such as "imagefolder:{path}".
+
+    `find(text, folder)` is given what stands for {path} in the name, and the folder of --data-dir, if there is one.
+    """
+
+    find: Callable[[str, Path | None], Dataset]
+    summary: str = ""

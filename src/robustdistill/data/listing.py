@@ -1,0 +1,58 @@
+"""What a folder of somebody's images holds, found before one of them is decoded."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustdistill.data.encoded import MODES, Form, header
+from robustdistill.errors import UserError
+
+TESTS = ("test", "val", "valid", "validation")
+"""What the part to be judged on may be called."""
+
+
+class Encoded(NamedTuple):
+    """An image as it lies there, and where: the beginning of a sentence on it."""
+
+    where: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images and their labels, int64 `[N]`; `read()` gives the images in the order of the labels."""
+
+    labels: NDArray[np.int64]
+    read: Callable[[], Iterator[Encoded]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set as it lies on disk. `test` is None where nothing was set apart; `files` are all that it is made of."""
+
+    path: Path
+    classes: tuple[str, ...]
+    train: Part
+    test: Part | None
+    files: Sequence[Path]
+
+    def form(self, size: int | None) -> Form:
+        """How the images are to be: fitted to `size` in RGB, or as the first one is, which must then be square."""
+        if size is not None:
+            return Form(3, size, fitted=True)
+        first = next(islice(self.train.read(), 1))
+        found = header(first.data, first.where)
+        channels = {mode: channels for channels, mode in MODES.items()}.get(found.mode)
+        if channels is None or found.width != found.height:
+            raise UserError(f"{first.where} is {found}, not square and grey or RGB: {advice(self.path)}")
+        return Form(channels, found.width)
+
+
+def advice(path: Path) -> str:
+    """What to do where images are not all alike."""
+    return f"put a size behind the folder, {path.name}@224, and all are scaled, cut square and made RGB"
