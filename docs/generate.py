@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from robustdistill import hookspecs
 from robustdistill import types as records
@@ -78,11 +79,17 @@ def keys() -> str:
 def flat(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of a spec with its field; tables of the spec's own are walked, named units are one key."""
     for name, field in model.model_fields.items():
-        key, kind = prefix + (field.alias or name), field.annotation
+        key, kind = prefix + (field.alias or name), _present(field.annotation)
         if inspect.isclass(kind) and issubclass(kind, BaseModel) and kind is not Node:
             yield from flat(kind, f"{key}.")
         else:
             yield (f"{key}.ROLE" if typing.get_origin(kind) is dict else key), field
+
+
+def _present(kind: Any) -> Any:
+    """`T` of `T | None` where T is a table."""
+    tables = [a for a in typing.get_args(kind) if inspect.isclass(a) and issubclass(a, BaseModel)]
+    return tables[0] if tables and typing.get_origin(kind) is types.UnionType else kind
 
 
 def told(kind: Any, metadata: Iterable[Any] = ()) -> str:
@@ -121,6 +128,8 @@ def default(key: str, field: FieldInfo) -> str:
 
 
 def value(v: Any) -> str:
+    if v is PydanticUndefined:
+        return "none: it must be given"
     return "none" if v in (None, (), {}) else f"`{str(v).lower() if isinstance(v, bool) else v}`"
 
 

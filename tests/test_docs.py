@@ -146,7 +146,7 @@ def test_every_key_of_a_spec_is_documented() -> None:
             **REGISTRY.get("dataset", "digits").layer(),
             **REGISTRY.get("method", "mmard").layer(),
             "method": "mmard",
-            "data": {"name": "digits", "augment": {"pad": 1, "flip": False}},
+            "data": {"name": "digits", "augment": {"pad": 1, "flip": False}, "extra": {"file": "more.npz"}},
         }
     )
     units = {"student", "teachers", "inner", "attack", "outer", "with"}

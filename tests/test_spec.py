@@ -58,7 +58,7 @@ specs = table(
     attack_bn=st.sampled_from(["eval", "train", "train_frozen_stats"]),
     **{"with": st.lists(nodes, max_size=2)},
     limit_batches=st.none() | counts,
-    optim=table(lr=st.floats(1e-9, 1e9), momentum=st.floats(0, 0.99), nesterov=st.booleans()),
+    optim=table(lr=st.floats(1e-9, 1e9), momentum=st.floats(0.01, 0.99), nesterov=st.booleans()),
     schedule=table(
         name=st.sampled_from(["cosine", "multistep", "constant"]),
         milestones=st.lists(st.integers(0, 300), max_size=3, unique=True).map(sorted),

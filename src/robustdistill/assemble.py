@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustdistill.checks import check_network, check_split
+from robustdistill.data import own
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
@@ -18,7 +19,7 @@ from robustdistill.factory import factory
 from robustdistill.logits import DEFAULT_ROLE, Logits
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry, match_template
-from robustdistill.spec import Node, RunSpec
+from robustdistill.spec import ExtraSpec, Node, RunSpec
 from robustdistill.store.atomic import sha256
 from robustdistill.store.weights import load_into, read_weights, recognise
 from robustdistill.types import Dataset, Objective, Split, Splits, Teacher, Weights
@@ -125,6 +126,19 @@ def load_data(dataset: Dataset, name: str, directory: str | Path | None) -> Spli
     for part in ("train", "holdout", "test"):
         check_split(getattr(splits, part), dataset, f"the {part} images of {name}")
     return splits
+
+
+def load_extra(extra: ExtraSpec | None, dataset: Dataset) -> Split | None:
+    """More images to learn from. UserError if they are not of the data set's kind."""
+    if extra is None:
+        return None
+    split = own.extra(Path(extra.file))
+    size, classes = [dataset.channels, dataset.size, dataset.size], len(dataset.classes)
+    if list(split.images.shape[1:]) != size:
+        raise UserError(f"the images of {extra.file} are {list(split.images.shape[1:])}, the run's data has {size}")
+    if len(split) == 0 or int(split.labels.max()) >= classes:
+        raise UserError(f"{extra.file} has no images, or labels beyond the {classes} classes of the run's data")
+    return split
 
 
 def blank(dataset: Dataset) -> Splits | None:

@@ -1,7 +1,7 @@
 """A spec assembled into a run: student, teachers, method, data, judge; checked before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -9,7 +9,8 @@ from torch import nn
 from robustdistill import assemble, vetting
 from robustdistill.checks import check_modules, check_network, check_smallest_batch
 from robustdistill.data.keys import key
-from robustdistill.data.loader import Loader
+from robustdistill.data.loader import Extra, Loader
+from robustdistill.data.window import fits
 from robustdistill.engine import execution, forwards
 from robustdistill.engine.dryrun import Reads
 from robustdistill.engine.execution import Execution, Work
@@ -93,7 +94,7 @@ def prepare(
         check_network(given[role], dataset, f"teacher {role}")
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
-    real, splits = splits is None, splits or assemble.load_data(dataset, spec.data.name, spec.data.dir)
+    real, splits = splits is None, splits or _splits(spec, dataset)
     batches, learned = _batches(spec, splits, device), assemble.training_split(splits, spec.select.split)
     notes += _check_batches(spec, student, dataset, len(learned))
     image = (dataset.channels, dataset.size, dataset.size)
@@ -178,13 +179,23 @@ def _job(
     return state, job
 
 
+def _splits(spec: RunSpec, dataset: Dataset) -> Splits:
+    extra = assemble.load_extra(spec.data.extra, dataset)
+    return replace(assemble.load_data(dataset, spec.data.name, spec.data.dir), extra=extra)
+
+
 def _batches(spec: RunSpec, splits: Splits, device: torch.device) -> Loader:
+    learned, share = assemble.training_split(splits, spec.select.split), spec.data.extra and spec.data.extra.share
+    extra = Extra(splits.extra, share) if splits.extra and share else None
+    size = learned.images.nbytes + (extra.split.images.nbytes if extra else 0)
     return Loader(
-        assemble.training_split(splits, spec.select.split),
+        learned,
         batch_size=spec.batch_size,
         augment=Augment(spec.data.augment.pad, spec.data.augment.flip),
         seed=spec.seed,
         device=device,
         dtype=execution.dtype_of(spec.precision),
         limit_batches=spec.limit_batches,
+        extra=extra,
+        resident=fits(size, device) and not (extra and device.type == "cpu"),  # two sets would be copied into one
     )

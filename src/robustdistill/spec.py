@@ -52,12 +52,20 @@ class AugmentSpec(_Table):
     flip: bool
 
 
+class ExtraSpec(_Table):
+    """More images to learn from: an archive in the layout of DM-Improves-AT, and its share of every batch."""
+
+    file: str
+    share: Annotated[Number, Field(gt=0, lt=1)] = 0.7
+
+
 class DataSpec(_Table):
     """A data set by name, and the folder that holds it where it is not inside the package."""
 
     name: str
     dir: str | None = None
     augment: AugmentSpec
+    extra: ExtraSpec | None = None
 
 
 class Optim(_Table):
@@ -158,11 +166,13 @@ class RunSpec(_Table):
     def hash(self) -> str:
         """A short stable name of what decides the results.
 
-        Left out: device, mode, saving, the data's folder, and whether kernels must be deterministic.
+        Left out: device, mode, saving, the folders of the data, and whether kernels must be deterministic.
         """
         left_out: dict[str, Any] = dict.fromkeys(("device", "mode", "save_minutes", "deterministic"), True)
         left_out["data"] = {"dir"}
         plain = self.model_dump(mode="json", exclude=left_out)
+        if extra := plain["data"].pop("extra"):
+            plain["data"]["extra"] = extra | {"file": Path(extra["file"]).name}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

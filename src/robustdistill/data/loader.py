@@ -1,7 +1,8 @@
 """Batches from data that lives on the device: one gather crops and flips a whole batch, nothing waits for the host.
 
 Order and augmentation of an epoch are drawn on the CPU from (seed, epoch) alone, augmentation by sample id: they
-depend neither on the batch size nor on the device nor on the step that training starts from.
+depend neither on the batch size nor on the device nor on the step that training starts from. Images that do not fit on
+the device come through a window, batch by batch, and are the same.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustdistill.data.keys import generator
+from robustdistill.data.window import Window
 from robustdistill.types import Augment, Split
 
 Device = torch.device | str
@@ -38,6 +40,32 @@ class Draws:
     def picks(self) -> Tensor:
         """The same as a table `[4, N]` in the order of the samples: rows id, dy, dx, flip."""
         return torch.stack([self.order, self.dy[self.order], self.dx[self.order], self.flip[self.order]])
+
+
+@dataclass(frozen=True)
+class Extra:
+    """More images to learn from, whose rows are counted on after the training set's: `share` of every batch is drawn
+    from them, with replacement, anew in each epoch.
+    """
+
+    split: Split
+    share: float
+
+    def mixed(self, own: Tensor, batch_size: int, augment: Augment, seed: int, epoch: int) -> Tensor:
+        """The table `[4, N]` of an epoch in which the rows `own` `[4, N]` make room for extra ones. An epoch stays as
+        long as it is: of the own rows only the first ones come.
+        """
+        size = own.shape[1]
+        place = torch.arange(size)
+        full = torch.minimum(torch.tensor(batch_size), size - place // batch_size * batch_size)
+        here = place % batch_size >= full - (self.share * full).round()
+        n, draws = int(here.sum()), generator(seed, "extra", epoch)
+        dy, dx = torch.randint(2 * augment.pad + 1, (2, n), generator=draws)
+        flip = torch.randint(1 + augment.flip, (n,), generator=draws)
+        ids = size + torch.randint(len(self.split), (n,), generator=draws)
+        table = torch.empty_like(own)
+        table[:, here], table[:, ~here] = torch.stack([ids, dy, dx, flip]), own[:, : size - n]
+        return table
 
 
 def draw(size: int, augment: Augment, seed: int, epoch: int) -> Draws:
@@ -71,9 +99,10 @@ def scaled(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class Loader:
-    """The augmented training batches of `split`, which is held on `device` as uint8.
+    """The augmented training batches of `split`, which is held on `device` as uint8 if it is `resident` there.
 
-    Every sample comes once an epoch and the last batch may be smaller. `limit_batches` ends each epoch early.
+    Every sample comes once an epoch and the last batch may be smaller; `extra` images take the place of some.
+    `limit_batches` ends each epoch early. If it is not resident, a batch is made before the next one's picks are drawn.
     """
 
     def __init__(
@@ -86,9 +115,15 @@ class Loader:
         device: Device,
         dtype: torch.dtype = torch.float32,
         limit_batches: int | None = None,
+        extra: Extra | None = None,
+        resident: bool = True,
     ) -> None:
         self.batch_size, self.augment, self.seed, self.device, self.dtype = batch_size, augment, seed, device, dtype
-        self._images, self._labels = split.images.to(device), split.labels.to(device)
+        parts = [split, extra.split] if extra else [split]
+        images, self._extra, self._size = [part.images for part in parts], extra, len(split)
+        self._labels = torch.cat([part.labels for part in parts]).to(device)
+        self._window = None if resident else Window(images, batch_size, torch.device(device))
+        self._images = (torch.cat(images) if extra else images[0]).to(device) if resident else torch.empty(0)
         steps = -(-len(split) // batch_size)
         self._steps = steps if limit_batches is None else min(steps, limit_batches)
 
@@ -98,14 +133,20 @@ class Loader:
 
     def picks(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """What each batch of epoch `epoch` is made from, `[4, B]` on the device; from step `start` on."""
-        table = draw(len(self._labels), self.augment, self.seed, epoch).picks().to(self.device)
-        yield from torch.split(table, self.batch_size, dim=1)[start : len(self)]
+        table = draw(self._size, self.augment, self.seed, epoch).picks()
+        if self._extra:
+            table = self._extra.mixed(table, self.batch_size, self.augment, self.seed, epoch)
+        parts, there = (torch.split(t, self.batch_size, dim=1) for t in (table, table.to(self.device)))
+        for i in range(start, len(self)):
+            if self._window:
+                self._window.fill(parts[i][0])
+            yield there[i]
 
     def batch(self, picks: Tensor) -> Batch:
         """The augmented batch that `picks` `[4, B]` asks for. Reads the device alone, so that it can be captured."""
         ids, dy, dx, flip = picks.unbind()
-        images = crop_flip(self._images[ids], dy, dx, flip, self.augment.pad)
-        return Batch(scaled(images, self.dtype), self._labels[ids], ids)
+        images = self._window.images[: len(ids)] if self._window else self._images[ids]
+        return Batch(scaled(crop_flip(images, dy, dx, flip, self.augment.pad), self.dtype), self._labels[ids], ids)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `epoch` from step `start` on: those that a run from step 0 gives there."""

@@ -35,8 +35,8 @@ def environment(device: torch.device, plugins: Sequence[object] = ()) -> dict[st
 
 def data_sha256(splits: Splits) -> dict[str, str]:
     """SHA-256 of each split's decoded images (uint8) and labels (int64): where two runs agree, they saw the same."""
-    parts: dict[str, Split] = {"train": splits.train, "holdout": splits.holdout, "test": splits.test}
-    return {name: _sha256(part) for name, part in parts.items()}
+    parts = {"train": splits.train, "holdout": splits.holdout, "test": splits.test, "extra": splits.extra}
+    return {name: _sha256(part) for name, part in parts.items() if part is not None}
 
 
 def _sha256(split: Split) -> str:

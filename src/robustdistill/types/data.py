@@ -21,11 +21,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, cut once and for all: `train` to learn from, `holdout` to select by, `test` to report."""
+    """A data set, cut once and for all: `train` to learn from, `holdout` to select by, `test` to report; `extra`
+    images, if there are any, are learned from beside `train`.
+    """
 
     train: Split
     holdout: Split
     test: Split
+    extra: Split | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""Images that do not fit on the device, and more images than a data set's own: the same batches, the stated shares."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import robustdistill as rd
+from robustdistill.data.loader import Batch, Extra, Loader
+from robustdistill.errors import Stopped, UserError
+from robustdistill.registry import default_registry
+from robustdistill.resolve import resolve
+from robustdistill.types import Augment, Split
+
+RNG = np.random.default_rng(0)
+REGISTRY = default_registry()
+
+
+def split(n: int) -> Split:
+    images = RNG.integers(0, 256, (n, 3, 6, 6), dtype=np.uint8)
+    return Split(torch.from_numpy(images), torch.arange(n) % 10)
+
+
+OWN, MORE = split(100), split(40)
+
+
+def batches(resident: bool, extra: Extra | None, epoch: int = 1, start: int = 0) -> list[Batch]:
+    augment = Augment(1, True)
+    loader = Loader(OWN, batch_size=16, augment=augment, seed=3, device="cpu", extra=extra, resident=resident)
+    return [Batch(b.x.clone(), b.y.clone(), b.ids.clone()) for b in loader.epoch(epoch, start)]
+
+
+@pytest.mark.parametrize("extra", [None, Extra(MORE, 0.7)], ids=["own", "extra"])
+@pytest.mark.parametrize("epoch, start", [(0, 0), (1, 3)])
+def test_a_window_shows_the_same_batches(extra: Extra | None, epoch: int, start: int) -> None:
+    for a, b in zip(batches(True, extra, epoch, start), batches(False, extra, epoch, start), strict=True):
+        assert all(map(torch.equal, (a.x, a.y, a.ids), (b.x, b.y, b.ids)))
+
+
+def test_an_epoch_that_starts_late_has_the_rest_of_its_batches() -> None:
+    extra = Extra(MORE, 0.5)
+    for a, b in zip(batches(False, extra)[4:], batches(False, extra, start=4), strict=True):
+        assert all(map(torch.equal, (a.x, a.y, a.ids), (b.x, b.y, b.ids)))
+
+
+def test_extra_images_have_their_share_of_every_batch() -> None:
+    epochs = [batches(False, Extra(MORE, 0.7), epoch) for epoch in (0, 1)]
+    labels = torch.cat([OWN.labels, MORE.labels])
+    for made in epochs:
+        assert [len(b.y) for b in made] == [16] * 6 + [4]
+        assert [int((b.ids >= 100).sum()) for b in made] == [11] * 6 + [3]
+        own = torch.cat([b.ids[b.ids < 100] for b in made])
+        assert len(own.unique()) == len(own)  # none of the set's own comes twice
+        assert all(torch.equal(b.y, labels[b.ids]) for b in made)
+    first, second = (torch.cat([b.ids for b in made]) for made in epochs)
+    assert not torch.equal(first, second)
+    plain, own = torch.cat([b.ids for b in batches(True, None, 0)]), first[first < 100]
+    assert torch.equal(own, plain[: len(own)])
+
+
+def test_every_extra_image_comes_about_as_often() -> None:
+    ids = torch.cat([b.ids for epoch in range(60) for b in batches(False, Extra(MORE, 0.5), epoch)])
+    counts = torch.bincount(ids[ids >= 100] - 100, minlength=40)
+    assert int(counts.sum()) == 60 * (6 * 8 + 2)
+    assert int(counts.min()) > 75 - 5 * 75**0.5  # of 75 each
+    assert int(counts.max()) < 75 + 5 * 75**0.5
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict[str, Any]:
+    images = RNG.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "more.npz", image=images, label=np.arange(50) % 10)
+    return {
+        "method": "sat",
+        "student": {"name": "digits-net", "width": 4},
+        "epochs": 2,
+        "limit_batches": 3,
+        "batch_size": 10,
+        "select": {"n": 10},
+        "device": "cpu",
+        "data": {"name": "digits", "extra": {"file": str(tmp_path / "more.npz")}},
+    }
+
+
+def test_a_run_with_more_images_goes_on_bit_for_bit(tmp_path: Path, spec: dict[str, Any]) -> None:
+    asked = iter(range(99))
+    list(rd.train(spec, out=tmp_path / "a"))
+    with pytest.raises(Stopped):
+        list(rd.train(spec, out=tmp_path / "b", stop=lambda: next(asked) == 1))
+    list(rd.resume(tmp_path / "b"))
+    one, two = ((tmp_path / name / "result.json").read_bytes() for name in "ab")
+    assert one == two
+    kept = json.loads((tmp_path / "a" / "environment.json").read_text())
+    assert set(kept["data_sha256"]) == {"train", "holdout", "test", "extra"}
+
+
+def test_the_hash_of_a_spec_knows_of_more_images_but_not_of_their_folder(spec: dict[str, Any]) -> None:
+    one = resolve([spec], REGISTRY)
+    assert one.data.extra is not None
+    assert one.data.extra.share == 0.7
+    elsewhere = resolve([spec | {"data": {"name": "digits", "extra": {"file": "elsewhere/more.npz"}}}], REGISTRY)
+    assert elsewhere.hash() == one.hash()
+    for data in ("digits", {"name": "digits", "extra": {"file": "more.npz", "share": 0.5}}):
+        assert resolve([spec | {"data": data}], REGISTRY).hash() != one.hash()
+
+
+@pytest.mark.parametrize(
+    "image, label, words",
+    [
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int), r"are \[3, 8, 8\], the run's data has \[1, 8, 8\]"),
+        (np.zeros((4, 8, 8, 1), np.uint8), np.full(4, 10), "labels beyond the 10 classes"),
+        (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int), "has no images"),
+    ],
+)
+def test_more_images_of_another_kind(tmp_path: Path, spec: dict[str, Any], image: Any, label: Any, words: str) -> None:
+    np.savez(tmp_path / "more.npz", image=image, label=label)
+    with pytest.raises(UserError, match=words):
+        list(rd.train(spec))
