@@ -492,3 +492,18 @@ def test_mtard_offset_moves_the_weights_alone() -> None:
     published = (p * (torch.log(p + 1e-2) - torch.log_softmax(table["s"], 1))).sum(1).mean()
     assert float(offset.first[0]) == pytest.approx(float(published))
     assert float(plain.first[0]) != pytest.approx(float(published))
+
+
+def test_mtard_begins_where_nothing_is_to_learn() -> None:
+    """A student that is its teachers' copy: the means are 0, the weight stays where it was, and nothing is 0 / 0."""
+    table, y = tables()
+    unit: Any = OUTER["mtard"](dynamic=True, eta=0.3, kl_scale="batchmean").double()  # type: ignore[call-arg, union-attr]
+    x = torch.zeros(len(y), 1, dtype=torch.float64)
+    teachers: dict[str, Forward] = dict.fromkeys(("robust", "clean"), lambda v: table["t"])
+    weights = []
+    for answers in ("t", "s", "t"):
+        loss = unit(Logits(x, y, Networks(lambda v, name=answers: table[name], teachers)))  # type: ignore[misc]
+        assert loss.isfinite().all()
+        weights.append(float(unit.weight))
+    assert weights == [0.5, 0.5, 0.5]
+    assert unit.first.tolist() == [float(losses.kl(table["s"], table["t"]).mean())] * 2

@@ -53,10 +53,13 @@ class MTARD(nn.Module):
     @torch.no_grad()
     def _balance(self, z: Logits, now: Tensor) -> None:
         self.first.copy_(torch.where(self.first == 0, now, self.first))
-        natural, adversarial = now / self.first
+        # A student that starts as a copy of its teachers has lost nothing yet: 0 / 0 is the first step's own ratio, 1.
+        natural, adversarial = torch.where(self.first == 0, 1, now / self.first)
+        total = natural + adversarial
+        share = torch.where(total == 0, self.weight, natural / total)
         drops = sum((z.epoch >= m).to(now) for m in self.milestones)
         rate = self.eta * 0.1 ** torch.as_tensor(drops, device=now.device)
-        self.weight.sub_(rate * (self.weight - natural / (natural + adversarial)))
+        self.weight.sub_(rate * (self.weight - share))
 
     def _offset(self, target: Tensor) -> Tensor:
         p = torch.softmax(full_precision(target), dim=-1)
