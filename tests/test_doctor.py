@@ -119,11 +119,16 @@ def test_plugins(tmp_path: Path, monkeypatch: Patch, source: str, state: str, wo
     assert (second.check, second.needed) == ("plugin ill", False)
 
 
-def test_two_units_of_one_name_stop_everything(tmp_path: Path, monkeypatch: Patch) -> None:
-    install(tmp_path, monkeypatch, PROVIDING.replace("NAME", "mmard"))
-    found = only(software.plugins)
-    told(found, FAILS, "outer 'mmard' is registered twice", "sorry 1.2 (ill)", "uninstall one of them")
-    assert found.needed
+@pytest.mark.parametrize(("name", "needed"), [("mmard", True), ("rslad", False)])
+def test_two_units_of_one_name_stop_what_asks_for_them(
+    tmp_path: Path, monkeypatch: Patch, name: str, needed: bool
+) -> None:
+    install(tmp_path, monkeypatch, PROVIDING.replace("NAME", name))
+    first, second, clash = checks.examine(ASKED, [software.plugins])
+    told(first, OK, "8 built in, 1 others")
+    told(second, OK, f"sorry 1.2 works: outer objectives {name}")
+    told(clash, FAILS, f"outer '{name}' is registered twice", "sorry 1.2 (ill)", "uninstall one of them")
+    assert clash.needed == needed
 
 
 # ---- machine ------------------------------------------------------------------------------------------------

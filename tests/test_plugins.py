@@ -91,12 +91,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.delenv(SWITCH)
     names: list[str] = []
 
-    def make(name: str, source: str, distribution: str = "", version: str = "1.5") -> None:
+    def make(
+        name: str, source: str, distribution: str = "", version: str = "1.5", requires: str = "", module: str = ""
+    ) -> None:
         distribution = distribution or f"{name}-dist"
         info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[robustdistill]\n{name} = {name}\n")
+        needs = f"Requires-Dist: {requires}\n" if requires else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{needs}")
+        (info / "entry_points.txt").write_text(f"[robustdistill]\n{name} = {module or name}\n")
         (tmp_path / f"{name}.py").write_text(source)
         names.append(name)
         monkeypatch.syspath_prepend(tmp_path)
@@ -216,28 +219,85 @@ def test_a_class_with_a_method_called_run_is_still_itself() -> None:
 
 
 # ---- broken ones ------------------------------------------------------------------------------------------
-BROKEN = {
-    "raises at import": ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_any"),
-    "exits at import": ("raise SystemExit('go away')", "SystemExit: go away"),
-    "is no python": ("def def", "SyntaxError"),
-    "misspells a hook": (outer("a").replace("objectives", "objectve"), "register_outer_objectve"),
-    "asks for an argument": (outer("a").replace("objectives()", "objectives(what)"), "what"),
-    "returns a list": (outer("a").replace("{'a': loss}", "[loss]"), "register_outer_objectives returned list; it must"),
-    "returns nothing": (outer("a").replace("return", "lambda:"), "register_outer_objectives returned None; it must"),
-    "raises in a hook": (outer("a").replace("return {", "raise OSError('no weights') or {"), "OSError: no weights"),
+BROKEN = {  # what it does, its module, the line of its traceback that says so, the way to mend it
+    "raises at import": (
+        "import no_such_module_anywhere",
+        "ModuleNotFoundError: No module named 'no_such_module_any",
+        "install what it imports: pip install no_such_module_anywhere, or pip uninstall broken-tricks",
+    ),
+    "was made for another one": (
+        "from robustdistill.losses import cross_entropy_of_old",
+        "ImportError: cannot import name 'cross_entropy_of_old' from 'robustdistill.losses'",
+        "it was made for another robustdistill: pip install -U broken-tricks",
+    ),
+    "exits at import": ("raise SystemExit('go away')", "SystemExit: go away", "broken.py, line 1, or pip uninstall"),
+    "is no python": ("def def", "SyntaxError: invalid syntax", "broken.py, line 1"),
+    "misspells a hook": (
+        outer("a").replace("objectives", "objectve"),
+        "there is no hook register_outer_objectve",
+        "rename it to register_outer_objectives",
+    ),
+    "asks for an argument": (
+        outer("a").replace("objectives()", "objectives(what)"),
+        "register_outer_objectives asks for what, and hooks are given nothing",
+        "write def register_outer_objectives():",
+    ),
+    "lacks the mark": (
+        outer("a").replace("@hookimpl", ""),
+        "register_outer_objectives is not marked as a hook",
+        "write @robustdistill.hookimpl above register_outer_objectives",
+    ),
+    "returns a list": (
+        outer("a").replace("{'a': loss}", "[loss]"),
+        "register_outer_objectives returned list; it must return a mapping from names",
+        "return {NAME: UNIT}, a Mapping[str, Objective]",
+    ),
+    "returns nothing": (
+        outer("a").replace("return", "lambda:"),
+        "register_outer_objectives returned None; it must",
+        "return {NAME: UNIT}, a Mapping[str, Objective]",
+    ),
+    "gives no objective": (
+        outer("a", "loss = 3"),
+        "gives 'a' as an object of type int; it must be an objective, a callable (z, *, ...)",
+        "make 'a' an objective",
+    ),
+    "gives no method": (
+        outer("a").replace("outer_objectives", "methods"),
+        "gives 'a' as an object of type function; it must be a robustdistill.Method",
+        "make 'a' a robustdistill.Method",
+    ),
+    "gives an instance": (
+        outer("a", "from robustdistill import Modifier; loss = Modifier()").replace("outer_objectives", "modifiers"),
+        "gives 'a' as an object of type Modifier; it must be a subclass of robustdistill.Modifier",
+        "make 'a' a subclass of robustdistill.Modifier",
+    ),
+    "gives no name": (
+        outer("a").replace("'a':", "3:"),
+        "gives a unit the name 3",
+        "lower-case words joined by hyphens",
+    ),
+    "raises in a hook": (
+        outer("a").replace("return {", "raise OSError('no weights') or {"),
+        "OSError: no weights",
+        "broken.py, line 6, or pip uninstall broken-tricks",
+    ),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_plugin_is_reported_and_all_else_works(how: str, install: Install) -> None:
-    source, reason = BROKEN[how]
+    source, reason, mend = BROKEN[how]
     install("broken", source, "broken-tricks", "0.3")
     install("zebra", outer("fine"))
     found = load_plugins()
     broken, fine = third_party(found)
     assert broken.origin == "broken-tricks 0.3 (broken)"
     assert broken.error.startswith("Traceback (most recent call last):")
+    assert "/broken.py" in broken.error
+    assert "robustdistill/plugins.py" not in broken.error
     assert reason in broken.error
+    assert mend in broken.mend
     assert not broken.provides
     assert (fine.error, set(fine.provides["register_outer_objectives"])) == ("", {"fine"})
     registry = Registry(found)
@@ -247,21 +307,96 @@ def test_a_broken_plugin_is_reported_and_all_else_works(how: str, install: Insta
         registry.get("outer", "a")
 
 
-def test_a_name_twice_is_an_error_with_both_origins(install: Install) -> None:
+def test_a_plugin_whose_module_is_gone_is_to_be_installed_again(install: Install) -> None:
+    install("broken", outer("a"), "broken-tricks", "0.3", module="no_such_module_at_all")
+    (broken,) = third_party(load_plugins())
+    assert broken.reason == "ModuleNotFoundError: No module named 'no_such_module_at_all'"
+    assert broken.mend.startswith("its own module is gone: pip install --force-reinstall broken-tricks")
+
+
+@pytest.mark.parametrize(
+    ("requires", "told", "mend"),
+    [
+        (
+            "robustdistill>=9",
+            "broken-tricks 0.3 needs robustdistill >=9, and this is",
+            "pip install 'robustdistill>=9'",
+        ),
+        ("RobustDistill <0.0.1", "needs robustdistill <0.0.1, and", "or another broken-tricks: pip install -U broken-"),
+        (
+            "robustdistill~=99.1; python_version > '3'",
+            "needs robustdistill ~=99.1",
+            "pip install 'robustdistill~=99.1'",
+        ),
+    ],
+)
+def test_a_plugin_for_another_version_is_told_and_not_imported(
+    requires: str, told: str, mend: str, install: Install
+) -> None:
+    install("broken", "raise AssertionError('imported')", "broken-tricks", "0.3", requires=requires)
+    install("zebra", outer("fine"))
+    broken, fine = third_party(load_plugins())
+    assert told in broken.reason
+    assert mend in broken.mend
+    assert broken.reason in broken.error
+    assert "broken" not in sys.modules
+    assert not fine.error
+
+
+@pytest.mark.parametrize(
+    "requires",
+    ["robustdistill", "robustdistill>=0.0.1", "robustdistill>=9; extra == 'test'", "numpy>=900", "not a requirement"],
+)
+def test_a_plugin_that_asks_for_nothing_else_of_ours_is_loaded(requires: str, install: Install) -> None:
+    install("tricks", outer("fine"), requires=requires)
+    (fine,) = third_party(load_plugins())
+    assert (fine.error, list(fine.provides)) == ("", ["register_outer_objectives"])
+
+
+def test_a_name_that_seems_to_be_a_broken_plugins_is_its_error(install: Install) -> None:
+    install("broken", "raise OSError('no weights')", "robustdistill-tricks", "0.3")
+    registry = Registry(load_plugins())
+    for name in ("broken", "broken-x", "tricks", "tricks-x"):
+        with pytest.raises(
+            PluginError, match=r"robustdistill-tricks 0.3 .* does not work: OSError: no weights. To mend"
+        ):
+            registry.get("method", name)
+    with pytest.raises(UserError, match=r"unknown method 'brokenx'.*failed to load: robustdistill-tricks"):
+        registry.get("method", "brokenx")
+
+
+def test_a_name_twice_is_an_error_with_both_origins_when_it_is_asked_for(install: Install) -> None:
     install("first", outer("mine"))
     install("second", outer("mine"), "second-dist", "2.0")
-    with pytest.raises(PluginError) as caught:
-        Registry(load_plugins())
-    assert "outer 'mine' is registered twice, by first-dist 1.5 (first) and by second-dist 2.0 (second)" in str(
-        caught.value
-    )
+    install("zebra", outer("fine"))
+    registry = Registry(load_plugins())
+    sentence = "outer 'mine' is registered twice, by first-dist 1.5 (first) and by second-dist 2.0 (second)"
+    for ask in (registry.get, registry.entry, lambda kind, name: resolve([{kind: name}], registry)):
+        with pytest.raises(PluginError) as caught:
+            ask("outer", "mine")
+        assert str(caught.value).startswith(sentence)
+        assert str(caught.value).endswith(f"or leave the last one out: {SWITCH}=first,zebra")
+        assert caught.value.exit_code == 7
+    assert resolve([{"outer": "fine"}], registry).outer.name == "fine"
+    assert "mine" not in list(registry.units("outer"))
 
 
-def test_a_built_in_name_cannot_be_taken(install: Install) -> None:
+def test_a_built_in_name_that_is_taken_stops_what_asks_for_it(install: Install) -> None:
     install("thief", outer("mmard"))
+    registry = Registry(load_plugins())
     origin = rf"robustdistill {rd.__version__} \(robustdistill\.builtin\.objectives\)"
     with pytest.raises(PluginError, match=rf"'mmard' is registered twice, by {origin} and by thief-dist 1\.5 \(thief"):
-        Registry(load_plugins())
+        resolve([{"method": "mmard"}], registry)
+    assert resolve([{"method": "rslad"}], registry).outer.name == "rslad"
+
+
+def test_a_name_that_a_template_covers_is_taken_too(install: Install) -> None:
+    body = "from robustdistill import Model\nloss = Model(lambda *, num_classes, in_channels: None, None, 'mine')"
+    install("thief", outer("wrn-34-10", body).replace("outer_objectives", "models"))
+    registry = Registry(load_plugins())
+    with pytest.raises(PluginError, match=r"model 'wrn-34-10' is registered twice, by robustdistill .* and by thief"):
+        registry.get("model", "wrn-34-10")
+    assert registry.get("model", "wrn-28-10")
 
 
 def test_a_name_of_one_kind_is_free_in_another(install: Install) -> None:

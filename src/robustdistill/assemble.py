@@ -14,7 +14,7 @@ from robustdistill.data.keys import generator, key
 from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
-from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError, nearest
+from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError
 from robustdistill.factory import factory
 from robustdistill.logits import DEFAULT_ROLE, Logits
 from robustdistill.modes import seeded
@@ -178,7 +178,7 @@ def locate_teacher(node: Node, registry: Registry, data_name: str) -> tuple[str,
         return "", {}, path
     if any(match_template(m, node.name) is not None or m == node.name for m in registry.names("model")):
         raise UserError(f"{node.name!r} is an architecture, not a trained teacher: give its file, {node.name}@FILE")
-    raise UserError(f"unknown teacher {node.name!r}{nearest(node.name, teachers)} A file of weights works too.")
+    raise registry.unknown("teacher", node.name, " A file of weights works too.")
 
 
 def plan(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry) -> Reads:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from robustdistill.errors import PluginError, UserError, nearest
-from robustdistill.plugins import Plugin, load_plugins
+from robustdistill.hookspecs import PROJECT
+from robustdistill.plugins import SWITCH, Plugin, load_plugins
 from robustdistill.quantities import parse_number
 from robustdistill.wording import sentences
 
@@ -39,40 +40,68 @@ class Entry:
 
 
 class Registry:
-    """The merged hooks of a list of plugins."""
+    """The merged hooks of a list of plugins.
+
+    A name that two of them register is an error when it is asked for, and nobody's until then.
+    """
 
     def __init__(self, plugins: list[Plugin]) -> None:
         self.plugins = plugins
-        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        self._entries: dict[str, dict[str, list[Entry]]] = {kind: {} for kind in KINDS}
         for plugin in plugins:
             for kind, hook in KINDS.items():
                 for name, unit in plugin.provides.get(hook, {}).items():
-                    self._add(kind, name, Entry(unit, plugin.origin, {}))
-
-    def _add(self, kind: str, name: str, entry: Entry) -> None:
-        if other := self._entries[kind].get(name):
-            raise PluginError(
-                f"{kind} {name!r} is registered twice, by {other.origin} and by {entry.origin}; uninstall one of them"
-            )
-        self._entries[kind][name] = entry
+                    self._entries[kind].setdefault(name, []).append(Entry(unit, plugin.origin, {}))
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, in the order of registration."""
         return list(self._entries[kind])
 
-    def units(self, kind: str) -> dict[str, Any]:
-        """All units of a kind by name."""
-        return {name: entry.unit for name, entry in self._entries[kind].items()}
+    def units(self, kind: str) -> Mapping[str, Any]:
+        """The units of a kind by name. One that clashes is not listed, and a PluginError when asked for."""
+        return Units(self, kind)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The unit `name` of a kind; a UserError with the nearest name if there is none."""
+        """The unit `name` of a kind; a UserError with the nearest name if there is none.
+
+        PluginError if several plugins register the name, or if it seems to belong to a broken one.
+        """
+        if clash := self.clash(kind, name):
+            raise PluginError(clash)
         entries = self._entries[kind]
         if name in entries:
-            return entries[name]
-        for template, entry in entries.items():
+            return entries[name][0]
+        for template, (entry, *_) in entries.items():
             if (fields := match_template(template, name)) is not None:
                 return Entry(entry.unit, entry.origin, fields)
-        raise UserError(f"unknown {kind} {name!r}{nearest(name, entries)}{self._broken()}")
+        raise self.unknown(kind, name)
+
+    def clash(self, kind: str, name: str) -> str:
+        """The sentence on a name that several plugins register, as itself or as a case of a template; else empty."""
+        entries = self._entries[kind]
+        found = [e for n, es in entries.items() if n == name or match_template(n, name) is not None for e in es]
+        origins = list(dict.fromkeys(e.origin for e in found))
+        if len(origins) < 2:
+            return ""
+        rest = [p.name for p in self.plugins if not p.built_in and not p.error and p.origin != origins[-1]]
+        return (
+            f"{kind} {name!r} is registered twice, by {' and by '.join(origins)}; uninstall one of them, or leave the "
+            f"last one out: {SWITCH}={','.join(rest) or repr('')}"
+        )
+
+    def unknown(self, kind: str, name: str, tail: str = "") -> UserError | PluginError:
+        """The error for a name that nobody registered; a broken plugin is to blame where its name says so."""
+        broken = [p for p in self.plugins if p.error]
+        for plugin in broken:
+            own = plugin.distribution.removeprefix(f"{PROJECT}-")
+            if any(f"{name}-".startswith(f"{n}-") for n in (plugin.name, plugin.distribution, own)):
+                return PluginError(
+                    f"unknown {kind} {name!r}, and the plugin {plugin.origin} does not work: {plugin.reason}. "
+                    f"To mend it: {plugin.mend}"
+                )
+        told = ", ".join(p.origin for p in broken)
+        also = f" These plugins failed to load: {told}; see `robustdistill plugins list`." if broken else ""
+        return UserError(f"unknown {kind} {name!r}{nearest(name, self._entries[kind])}{tail}{also}")
 
     def get(self, kind: str, name: str) -> Any:
         """The unit itself."""
@@ -99,11 +128,6 @@ class Registry:
         path, size = re.fullmatch(r"(.+?)((?:@[0-9]+)?)", params["path"]).groups()  # type: ignore[union-attr]
         return name.removesuffix(params["path"]) + (Path(path).name or path) + size, path
 
-    def _broken(self) -> str:
-        broken = [p.origin for p in self.plugins if p.error]
-        tail = f" These plugins failed to load: {', '.join(broken)}; see `robustdistill plugins list`."
-        return tail if broken else ""
-
     def params(self, kind: str, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """`given` checked by the unit's signature, with every default filled in."""
         entry = self.entry(kind, name)
@@ -121,6 +145,25 @@ class Registry:
         """A unit ready to call: a function with its parameters bound, or a fresh instance of a class."""
         unit = callable_of(self.get(kind, name))
         return unit(**params) if inspect.isclass(unit) else functools.partial(unit, **params)
+
+
+@dataclass(frozen=True)
+class Units(Mapping[str, Any]):
+    """The units of a kind, looked up in a registry by their registered names."""
+
+    registry: Registry
+    kind: str
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.registry.names(self.kind):
+            raise KeyError(name)
+        return self.registry.get(self.kind, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.registry.names(self.kind) if not self.registry.clash(self.kind, name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def callable_of(unit: Any) -> Callable[..., Any]:

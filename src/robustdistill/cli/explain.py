@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustdistill.errors import UserError, nearest
+from robustdistill.errors import PluginError, UserError, nearest
 
 if TYPE_CHECKING:
     from robustdistill.registry import Registry
@@ -38,6 +38,8 @@ def _kinds(name: str, registry: "Registry") -> list[str]:
 
     kinds = [k for k in KINDS if any(n == name or match_template(n, name) is not None for n in registry.names(k))]
     if not kinds:
+        if isinstance(blamed := registry.unknown("method", name), PluginError):
+            raise blamed
         known = {n for k in KINDS for n in registry.names(k)}
         raise UserError(f"nothing is named {name!r}{nearest(name, known)}")
     return kinds

@@ -55,8 +55,14 @@ def _records(registry: "Registry", kinds: str, pattern: str | None) -> list[dict
     names = [n for n in registry.names(kind) if pattern is None or fnmatch.fnmatchcase(n, pattern)]
     if not names and pattern is not None:
         raise UserError(f"none of the {kinds} is named {pattern!r}{nearest(pattern, registry.names(kind))}")
-    entries = ((name, registry.entry(kind, name)) for name in names)
-    return [{"kind": kind, "name": n, "summary": summary(kind, e.unit), "from": source(e.origin)} for n, e in entries]
+    return [_record(registry, kind, name) for name in names]
+
+
+def _record(registry: "Registry", kind: str, name: str) -> dict[str, str]:
+    if clash := registry.clash(kind, name):
+        return {"kind": kind, "name": name, "summary": clash, "from": "several"}
+    entry = registry.entry(kind, name)
+    return {"kind": kind, "name": name, "summary": summary(kind, entry.unit), "from": source(entry.origin)}
 
 
 def source(origin: str) -> str:

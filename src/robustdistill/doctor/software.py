@@ -7,11 +7,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from robustdistill.doctor.finding import Asked, Finding, fails, line, note, ok
+from robustdistill.errors import PluginError
 
 if TYPE_CHECKING:  # any of these may be what is missing here: functions import what they use
     from packaging.requirements import Requirement
 
     from robustdistill.plugins import Plugin
+    from robustdistill.registry import Registry
 
 PACKAGE = "robustdistill"
 # What a default training does not import.
@@ -85,27 +87,44 @@ def _fits(wanted: "Requirement", version: str | None) -> bool:
     return version is not None and wanted.specifier.contains(version, prereleases=True)
 
 
-def plugins(_: Asked) -> list[Finding]:
-    """The built-in plugins together, then every other one; whether names clash."""
+def plugins(asked: Asked) -> list[Finding]:
+    """The built-in plugins together, then every other one, then names that clash."""
     from robustdistill.plugins import load_plugins
-    from robustdistill.registry import Registry
+    from robustdistill.registry import KINDS, Registry
 
     found = load_plugins()
-    others = [p for p in found if p.distribution != PACKAGE]
-    Registry([p for p in found if not p.error])  # PluginError for two units of one name: nothing works then
-    return [ok("plugins", f"{len(found) - len(others)} built in, {len(others)} others"), *map(_plugin, others)]
+    others = [p for p in found if not p.built_in]
+    registry = Registry(found)
+    clashes = dict.fromkeys(registry.clash(kind, name) for kind in KINDS for name in registry.names(kind))
+    return [
+        ok("plugins", f"{len(found) - len(others)} built in, {len(others)} others"),
+        *map(_plugin, others),
+        *(_clash(sentence, registry, asked) for sentence in clashes if sentence),
+    ]
 
 
 def _plugin(plugin: "Plugin") -> Finding:
     name = f"plugin {plugin.name}"
     if plugin.error:
-        advice = "repair or uninstall it; `robustdistill plugins list` shows it, ROBUSTDISTILL_PLUGINS leaves it out"
-        told = f"{plugin.distribution} {plugin.version} does not load: {plugin.error.strip().splitlines()[-1]}"
+        told = f"{plugin.distribution} {plugin.version} does not load: {plugin.reason}"
+        advice = f"{plugin.mend}; `robustdistill plugins list` shows where, ROBUSTDISTILL_PLUGINS leaves it out"
         return fails(name, told, advice, needed=False)
     told = ", ".join(_provided(plugin))
     if not told:
         return note(name, f"{plugin.origin} provides nothing", "see whether its hooks are marked @hookimpl")
     return ok(name, f"{plugin.distribution} {plugin.version} works: {told}")
+
+
+def _clash(sentence: str, registry: "Registry", asked: Asked) -> Finding:
+    """Needed where a default training asks for the name."""
+    from robustdistill.resolve import resolve
+
+    told, _, advice = sentence.partition("; ")
+    try:
+        resolve([{"data": asked.data} if asked.data else {}], registry)
+    except PluginError as error:
+        return fails("names", told, advice, needed=str(error) == sentence)
+    return fails("names", told, advice, needed=False)
 
 
 def _provided(plugin: "Plugin") -> Iterator[str]:
