@@ -11,6 +11,7 @@ from robustdistill.hookspecs import hookimpl, hookspec
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from robustdistill import testing as testing
     from robustdistill.judging import evaluate as evaluate
     from robustdistill.logits import Logits as Logits
     from robustdistill.run import load as load
@@ -46,11 +47,14 @@ __all__ = [
     "hookspec",
     "load",
     "resume",
+    "testing",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return importlib.import_module("robustdistill.testing")
     if name not in _WHERE:
         raise AttributeError(f"module 'robustdistill' has no attribute {name!r}")
     return getattr(importlib.import_module(f"robustdistill.{_WHERE[name]}"), name)
