@@ -31,8 +31,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "spec": ("errors outside quantities wording", "pydantic tomli_w"),
     "records": ("errors", "pydantic"),
     "hookspecs": ("", "pluggy"),
-    "plugins": ("hookspecs types __version__", "pluggy"),
-    "registry": ("errors plugins quantities wording", "pydantic"),
+    "mending": ("", "pluggy packaging"),
+    "plugins": ("hookspecs mending types __version__", "pluggy"),
+    "registry": ("errors hookspecs plugins quantities wording", "pydantic"),
     "resolve": ("errors logits quantities registry spec", ""),
     "engine": ("errors events logits losses modes types", "torch"),
     "evaluation": ("errors events logits losses modes types", "torch"),
@@ -70,10 +71,16 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch safetensors",
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
+    "testing": (
+        "assemble checks engine errors events logits losses modes plugins registry resolve run spec store types "
+        "wording",
+        "torch numpy pydantic",
+    ),
+    "scaffold": ("errors registry store", ""),
     "bench": ("assemble data engine errors logits modes prepare registry selection spec store types", "torch"),
     "cli": (
         "__version__ bench doctor errors events judging targets run prepare assemble resolve registry plugins spec "
-        "records store stored report logits types evaluation.worst",
+        "records store stored report logits types evaluation.worst testing scaffold",
         "typer",
     ),
     "__main__": ("cli", ""),
@@ -83,7 +90,7 @@ FOR_TYPES = {  # and what besides under `if TYPE_CHECKING:`, which does not run
     "hookspecs": "types",
     "store": "_typeshed",
     "cli": "evaluation",
-    "__init__": "judging logits run spec types",
+    "__init__": "judging logits run spec testing types",
 }
 ONLY_IN = {  # the one file that may import it
     "rich": "cli/render.py",

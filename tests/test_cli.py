@@ -530,16 +530,6 @@ def test_everything_that_has_a_name_can_be_explained(kind: str) -> None:
         assert f"{name}: " in done.out
 
 
-def test_plugins_list_shows_a_broken_one_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, monkeypatch, "raise ValueError('this plugin is\\nnot well')\n")
-    *fine, broken = rd("plugins", "list", "--json").records
-    assert {r["state"] for r in fine} == {"works"}
-    assert "mmard" in {name for r in fine for name in r["provides"].get("methods", ())}
-    assert (broken["name"], broken["distribution"], broken["version"]) == ("ill", "sorry", "1.2")
-    assert (broken["state"], broken["provides"]) == ("broken: not well", {})
-    assert re.search(r"^ill +sorry 1\.2 +- +broken: not well$", rd("plugins", "list").out, re.M)
-
-
 # ---- piped --------------------------------------------------------------------------------------------------
 def test_what_is_piped_is_plain(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")

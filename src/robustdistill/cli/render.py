@@ -176,3 +176,9 @@ def say(sentences: Sequence[str]) -> None:
     """Sentences under a table, one a line."""
     if sentences:
         print("\n" + "\n".join(sentences))
+
+
+def prose(*sentences: str) -> None:
+    """Sentences on stdout, which a terminal breaks between words; not for what is to be copied as one line."""
+    for sentence in sentences:
+        put(Text(sentence))
