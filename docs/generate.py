@@ -1,11 +1,10 @@
-"""Writes docs/cli.md, and the parts of other pages between <!-- generated --> markers.
+"""Writes docs/cli.md, docs/hooks/*.md, and the parts of other pages between <!-- generated --> markers.
 
 python docs/generate.py            writes them
 python docs/generate.py --check    writes nothing, names each file that would change, and exits with 1 if one would
 """
 
 import contextlib
-import dataclasses
 import inspect
 import io
 import os
@@ -22,13 +21,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from robustdistill import hookspecs
-from robustdistill import types as records
+import hookpages
+from hookpages import BUILT_IN, table
 from robustdistill.cli.app import command
 from robustdistill.cli.flags import PLACES, spelt
 from robustdistill.logits import DEFAULT_ROLE
-from robustdistill.plugins import load_plugins
-from robustdistill.registry import KINDS, Registry, callable_of, params_model
+from robustdistill.registry import callable_of, params_model
 from robustdistill.report.numbers import percent
 from robustdistill.resolve import DEFAULT_DATA, DEFAULT_METHOD
 from robustdistill.spec import Node, RunSpec
@@ -36,7 +34,6 @@ from robustdistill.spec import Node, RunSpec
 DOCS = Path(__file__).parent
 WIDTH = "80"
 PART = re.compile(r"(<!-- generated (\S+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
-BUILT_IN = Registry([p for p in load_plugins() if p.distribution == "robustdistill"])
 
 MEANINGS: dict[str, str] = tomllib.loads((DOCS / "spec-keys.toml").read_text(encoding="utf-8"))
 
@@ -169,43 +166,22 @@ def teachers() -> str:
     return table(("name", "architecture", "data", "eps", "accuracy %", "note"), rows)
 
 
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-# ---- the hooks --------------------------------------------------------------------------------------------
-def catalogue() -> str:
-    """Each hook: signature, what it is for, the record that it returns, what is built in."""
-    return "\n".join(one_hook(hook, kind) for kind, hook in KINDS.items())
-
-
-def one_hook(hook: str, kind: str) -> str:
-    function = getattr(hookspecs, hook)
-    returned = inspect.signature(function).return_annotation
-    record = getattr(records, re.findall(r"\w+", returned)[-1])
-    quote = "".join(
-        f"> {line}".rstrip() + "\n" for line in f"`{record.__name__}`: {inspect.getdoc(record)}".splitlines()
-    )
-    fields = f"\nFields: {', '.join(fields_of(record))}.\n" if dataclasses.is_dataclass(record) else ""
-    names = ", ".join(f"`{n}`" for n in BUILT_IN.names(kind))
-    return f"## `{hook}() -> {returned}`\n\n{inspect.getdoc(function)}\n\n{quote}{fields}\nBuilt in: {names}.\n"
-
-
-def fields_of(record: Any) -> Iterator[str]:
-    for field in dataclasses.fields(record):
-        required = field.default is field.default_factory is dataclasses.MISSING
-        yield f"`{field.name}`" + (" (required)" if required else "")
-
-
 # ---- files ------------------------------------------------------------------------------------------------
-PARTS = {"spec-keys": keys, "spec-units": units, "spec-flags": flags, "teachers": teachers, "hooks": catalogue}
+PARTS = {
+    "spec-keys": keys,
+    "spec-units": units,
+    "spec-flags": flags,
+    "teachers": teachers,
+    "hooks": hookpages.index,
+    "testing-functions": hookpages.functions,
+    "testing-checks": hookpages.all_checks,
+}
 
 
 def pages(docs: Path) -> dict[Path, str]:
     """Every generated file as it should be."""
-    made = {docs / "cli.md": cli()}
-    for name in ("spec.md", "hooks.md", "data-and-models.md"):
+    made = {docs / "cli.md": cli(), **hookpages.pages(docs)}
+    for name in ("spec.md", "hooks.md", "data-and-models.md", "testing.md"):
         text = (docs / name).read_text(encoding="utf-8")
         made[docs / name] = PART.sub(lambda m: f"{m[1]}{PARTS[m[2]]()}{m[3]}", text)
     return made

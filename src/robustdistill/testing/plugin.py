@@ -20,6 +20,7 @@ from robustdistill.testing.models import MODEL_CHECKS, ModelCase
 from robustdistill.testing.modifiers import MODIFIER_CHECKS, ModifierCase
 from robustdistill.testing.objectives import OBJECTIVE_CHECKS
 from robustdistill.testing.records import DATASET_CHECKS, TEACHER_CHECKS, RecordCase
+from robustdistill.types import DatasetAt
 
 CHECKS: Mapping[str, Sequence[Check[Any]]] = {
     "method": METHOD_CHECKS,
@@ -72,12 +73,15 @@ def check_plugin(
 def _name(kind: str, name: str, registry: Registry) -> Finding:
     """Whether the name can be written in a spec and on a command line, and is nobody else's."""
     clash = registry.clash(kind, name)
-    if not re.fullmatch(r"[a-z0-9{}]+(-[a-z0-9{}]+)*", name):
+    if not re.fullmatch(r"[a-z0-9{}]+(-[a-z0-9{}]+)*(:\{path\})?", name):
         clash = f"{name!r} is no name: write lower-case words joined by hyphens"
     return Finding("name", FAILS if clash else OK, clash)
 
 
 def _of(kind: str, name: str, unit: Any, registry: Registry, skip: Collection[str]) -> Iterator[Finding]:
+    if isinstance(unit, DatasetAt):
+        yield Finding("all", NONE, "it is found at a path; check what `find` returns in a test")
+        return
     if needed := _needed(unit) if kind in ("inner", "outer", "attack", "modifier") else ():
         yield Finding("all", NONE, f"has no defaults for {', '.join(needed)}; check it in a test, with values")
         return
