@@ -23,11 +23,12 @@ from pydantic_core import PydanticUndefined
 
 import hookpages
 from hookpages import BUILT_IN, table
+from robustdistill import architectures
 from robustdistill.cli.app import command
 from robustdistill.cli.flags import PLACES, spelt
 from robustdistill.logits import DEFAULT_ROLE
 from robustdistill.registry import callable_of, params_model
-from robustdistill.report.numbers import percent
+from robustdistill.report.numbers import percent, radius
 from robustdistill.resolve import DEFAULT_DATA, DEFAULT_METHOD
 from robustdistill.spec import Node, RunSpec
 
@@ -157,13 +158,26 @@ def flags() -> str:
 
 
 def teachers() -> str:
-    """A row a registered teacher, with its recorded accuracies in %."""
+    """A row a registered teacher, with its recorded accuracies in % and what it is called besides."""
     rows = []
     for name, t in BUILT_IN.units("teacher").items():
         numbers = {"clean": t.clean, **t.robust}
         told = ", ".join(f"{attack} {percent(accuracy)}" for attack, accuracy in numbers.items())
-        rows.append((f"`{name}`", f"`{t.model}`", t.dataset, f"{t.eps:.4g}", told, t.notes))
-    return table(("name", "architecture", "data", "eps", "accuracy %", "note"), rows)
+        also = ", ".join(f"`{n}`" for n in t.names)
+        rows.append((f"`{name}`", also, f"`{t.model}`", t.dataset, radius(t.eps), told, t.licence, t.notes))
+    return table(("name", "also", "architecture", "data", "eps", "accuracy %", "licence", "note"), rows)
+
+
+def models() -> str:
+    """A row an architecture or an example of one: the keys of its weights, and what 10 classes of RGB images take."""
+    found = architectures.find(BUILT_IN)
+    layouts = {a.family or a.name: a.layout for a in found}
+    sized = [a for a in found if a.parameters and a.macs]
+    rows = [
+        (f"`{layouts[name]}`", f"`{name}`", f"`{a.name}`", f"{a.parameters:,}", f"{a.macs:,.0f}")
+        for name, a in ((a.family or a.name, a) for a in sized)
+    ]
+    return table(("keys of the weights", "architecture", "counted", "parameters", "MACs"), rows)
 
 
 # ---- files ------------------------------------------------------------------------------------------------
@@ -172,6 +186,7 @@ PARTS = {
     "spec-units": units,
     "spec-flags": flags,
     "teachers": teachers,
+    "models": models,
     "hooks": hookpages.index,
     "testing-functions": hookpages.functions,
     "testing-checks": hookpages.all_checks,

@@ -524,7 +524,7 @@ def test_explain_a_method_and_its_variant() -> None:
 @pytest.mark.parametrize("kind", ["method", "inner", "outer", "attack", "model", "teacher", "dataset", "modifier"])
 def test_everything_that_has_a_name_can_be_explained(kind: str) -> None:
     for name in default_registry().names(kind):
-        name = name.format(depth=28, width=10)
+        name = name.format(depth=28, width=10, path="PATH", network="test_resnet")
         done = rd("explain", name)
         assert (done.code, done.err) == (0, "")
         assert f"{name}: " in done.out

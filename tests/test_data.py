@@ -24,7 +24,7 @@ from robustdistill.data.arrays import Arrays
 from robustdistill.data.keys import key
 from robustdistill.data.sources import cifar10, cifar100, digits, stratified
 from robustdistill.errors import DamagedFile, UserError
-from robustdistill.types import Split, Splits
+from robustdistill.types import Dataset, Split, Splits
 
 Pixels = NDArray[np.uint8]
 
@@ -521,7 +521,7 @@ def test_a_missing_and_a_hostile_pickle_of_cifar100(tmp_path: Path) -> None:
 
 # ---- records, and the real thing ----------------------------------------------------------------------------
 def test_records_describe_what_they_load(folder: Path) -> None:
-    records = register_datasets()
+    records = {name: record for name, record in register_datasets().items() if isinstance(record, Dataset)}
     assert list(records) == ["digits", "cifar10", "cifar100"]
     places = {"digits": None, "cifar10": folder, "cifar100": write_batches100(folder / "100")}
     for name, record in records.items():

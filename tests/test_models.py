@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdistill.builtin.models import digits_net, mobilenet, register_models, resnet, swish_wrn, wide_resnet
+from robustdistill.builtin.models import (
+    cifar_resnet,
+    digits_net,
+    mobilenet,
+    preact_resnet,
+    preact_swish,
+    register_models,
+    resnet,
+    swish_wrn,
+    wide_resnet,
+)
 from robustdistill.errors import UserError
 from robustdistill.registry import Registry
 from robustdistill.types import Model
@@ -20,8 +30,12 @@ BUILDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "wrn-16-2": (wide_resnet, {"depth": 16, "width": 2}),
     "wrn-10-1-dead": (wide_resnet, {"depth": 10, "width": 1, "dead_block": True}),
     "wrn-16-2-swish": (swish_wrn, {"depth": 16, "width": 2}),
+    "preact-rn-18": (preact_resnet, {}),
+    "preact-rn-18-bare": (preact_resnet, {"final_norm": False, "projection": "raw"}),
+    "preact-rn-18-swish": (preact_swish, {}),
+    "resnet-8": (cifar_resnet, {"depth": 8}),
 }
-MODULES = [digits_net, resnet, mobilenet, wide_resnet, swish_wrn]
+MODULES = [digits_net, resnet, mobilenet, wide_resnet, swish_wrn, preact_resnet, preact_swish, cifar_resnet]
 ALL = pytest.mark.parametrize("module, params", BUILDS.values(), ids=BUILDS.keys())
 
 
@@ -35,10 +49,14 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_the_hook_registers_five_names() -> None:
+def test_the_hook_registers_names_and_families() -> None:
     models = register_models()
-    assert list(models) == ["digits-net", "rn-18", "mn-v2", "wrn-{depth}-{width}", "wrn-{depth}-{width}-swish"]
-    assert all(isinstance(m, Model) and m.recognise and m.summary for m in models.values())
+    small = ["digits-net", "rn-18", "mn-v2", "preact-rn-18", "preact-rn-18-swish"]
+    families = ["resnet-{depth}", "wrn-{depth}-{width}", "wrn-{depth}-{width}-swish", "timm:{network}"]
+    assert list(models) == [*small, *families]
+    assert all(isinstance(m, Model) and m.summary and m.layout for m in models.values())
+    assert [name for name, m in models.items() if not m.recognise] == ["timm:{network}"]
+    assert [name for name, m in models.items() if m.examples] == families[:-1]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +72,12 @@ def test_the_hook_registers_five_names() -> None:
         (swish_wrn.build, {"depth": 28, "width": 10}, 36_479_194, 157),
         (swish_wrn.build, {"depth": 70, "width": 16}, 266_796_506, 409),
         (swish_wrn.build, {"depth": 70, "width": 16, "num_classes": 100}, 266_888_756, 409),
+        (preact_resnet.build, {}, 11_172_170, 107),
+        (preact_resnet.build, {"final_norm": False}, 11_171_146, 102),
+        (preact_swish.build, {}, 12_548_426, 109),
+        (cifar_resnet.build, {"depth": 20}, 272_474, 128),
+        (cifar_resnet.build, {"depth": 56}, 855_770, 344),
+        (cifar_resnet.build, {"depth": 56, "num_classes": 100}, 861_620, 344),
         (digits_net.build, {"width": 16, "in_channels": 1}, 12_186, 32),
         (digits_net.build, {"width": 48, "in_channels": 1}, 105_658, 32),
     ],
@@ -319,6 +343,11 @@ def test_impossible_depth(module: Any, depth: int) -> None:
         (wide_resnet, {"depth": 34, "width": 10, "dead_block": True}),
         (swish_wrn, {"depth": 10, "width": 1}),
         (swish_wrn, {"depth": 28, "width": 10}),
+        (preact_resnet, {"final_norm": True, "projection": "activated"}),
+        (preact_resnet, {"final_norm": False, "projection": "raw"}),
+        (preact_swish, {}),
+        (cifar_resnet, {"depth": 8}),
+        (cifar_resnet, {"depth": 56}),
     ],
 )
 @pytest.mark.parametrize("classes, channels", [(10, 3), (100, 1)])
@@ -356,7 +385,12 @@ def test_the_registry_reads_their_parameters() -> None:
 
     registry = Registry([Plugin("models", "robustdistill", "0", {"register_models": register_models()})])
     assert registry.params("model", "digits-net", {}, "student") == {"width": 16}
-    assert registry.params("model", "wrn-16-2", {}, "student") == {"depth": 16, "width": 2, "dead_block": False}
+    assert registry.params("model", "wrn-16-2", {}, "student") == {
+        "depth": 16,
+        "width": 2,
+        "dead_block": False,
+        "normalisation": None,
+    }
     swish = {"depth": 16, "width": 2, "normalisation": "auto"}
     assert registry.params("model", "wrn-16-2-swish", {}, "student") == swish
     assert registry.entry("model", "wrn-16-2-swish").unit.build is swish_wrn.build

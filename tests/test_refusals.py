@@ -1,6 +1,7 @@
 """Inputs that are refused, each on its sentence and with nothing written; and those that look wrong and work."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -179,8 +180,15 @@ def test_a_module_that_hardly_beats_guessing_is_announced_with_the_cause(how: st
 
 
 @pytest.mark.parametrize("how", ["right", "logarithms"])
-def test_logits_and_logarithms_of_probabilities_are_fine(how: str) -> None:
+def test_logits_and_logarithms_of_probabilities_are_fine(how: str, caplog: pytest.LogCaptureFixture) -> None:
     assert warned(teacher=wrong(how)) == []
+    [said] = caplog.messages
+    assert re.fullmatch(r"teacher '.*' is right on \d+\.\d % of \d+ training images; nothing is stated of it .*", said)
+
+
+def test_of_a_teacher_that_is_as_good_as_stated_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert warned(teachers={"robust": "digits-clean"}) == []
+    assert caplog.messages == []
 
 
 def test_colours_the_other_way_round_are_recognised() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustdistill import assemble
 from robustdistill.errors import UserError
+from robustdistill.located import locate_teacher
 from robustdistill.plugins import Plugin
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import advice, joined, method_layer, resolve
@@ -337,7 +337,7 @@ def test_what_is_unknown_or_out_of_range_is_said_with_its_place(layer: dict[str,
 
 def test_an_unknown_teacher_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown teacher 'wrn-34-1o'; did you mean 'wrn-34-10'"):
-        assemble.locate_teacher(Node(name="wrn-34-1o"), REGISTRY, "cifar10")
+        locate_teacher(Node(name="wrn-34-1o"), REGISTRY, "cifar10")
 
 
 @pytest.mark.parametrize("kind", ["method", "inner", "outer", "attack", "model", "teacher", "modifier", "dataset"])

@@ -168,7 +168,7 @@ def test_every_built_in_keeps_its_contract(kind: str, name: str) -> None:
     plugins = [p for p in REGISTRY.plugins if name in p.provides.get(KINDS[kind], {})]
     assert origin in (None, plugins[0].origin)
     rows = [r for r in check_plugin(plugins[0], REGISTRY, (), name) if r.kind == kind]
-    assert len(rows) == 1 + (1 if "{path}" in name else len(CHECKS[kind]))
+    assert len(rows) == 1 + (1 if ":{" in name else len(CHECKS[kind]))
     assert not [f"{r.finding.check}: {r.finding.sentence}" for r in rows if r.finding.state == FAILS]
 
 
@@ -178,6 +178,7 @@ def test_a_sound_unit_of_each_kind_passes() -> None:
     testing.check_objective(REGISTRY.get("outer", "mmard"), alpha=0.5, space="logit", kl_scale="batchmean")
     testing.check_objective(REGISTRY.get("inner", "kl-teacher-adv"), "inner", teacher_grad="detach")
     testing.check_objective(REGISTRY.get("outer", "mtard"), dynamic=True)
+    testing.check_model(REGISTRY.get("model", "timm:{network}"), network="test_resnet")
     testing.check_attack(defects.step)
     testing.check_attack(REGISTRY.get("attack", "pgd"), steps=2, start="gaussian")
     testing.check_model(REGISTRY.get("model", "digits-net"), width=4)

@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from robustdistill import hub
 from robustdistill.checks import check_network, check_split
 from robustdistill.data import own
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
-from robustdistill.errors import DamagedFile, PluginError, RobustDistillError, UserError
-from robustdistill.factory import factory
+from robustdistill.errors import PluginError, RobustDistillError, UserError
+from robustdistill.factory import factory, imports
+from robustdistill.located import locate_teacher
 from robustdistill.logits import DEFAULT_ROLE, Logits
 from robustdistill.modes import seeded
-from robustdistill.registry import Registry, match_template
+from robustdistill.normalise import as_the_weights
+from robustdistill.registry import Registry
 from robustdistill.spec import ExtraSpec, Node, RunSpec
-from robustdistill.store.atomic import sha256
-from robustdistill.store.weights import load_into, read_weights, recognise
-from robustdistill.types import Dataset, Objective, Split, Splits, Teacher, Weights
+from robustdistill.store.weights import load_into, of_second_part, read_weights, recognise
+from robustdistill.types import Dataset, Objective, Split, Splits, Weights
 
 NO_ATTACK = "none"
 
@@ -48,29 +50,55 @@ def _bound(spec: RunSpec, registry: Registry) -> BoundAttack:
 
 def build_student(spec: RunSpec, dataset: Dataset, registry: Registry) -> nn.Module:
     """The student with initial weights that the seed alone decides; the global random state is left alone."""
-    build = factory(spec.student, registry)
+    build = factory(spec.student, registry, dataset.size)
     with seeded(key(spec.seed, "student"), torch.device("cpu")):
         network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
     return network
 
 
 def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> nn.Module:
-    """The frozen teacher that `NAME`, `FILE` or `ARCH@FILE` means, fitted to the run's data."""
-    arch, params, path = locate_teacher(node, registry, data_name)
-    known: Teacher | None = registry.units("teacher").get(node.name)
-    if known and known.sha256 and sha256(path) != known.sha256:
-        raise DamagedFile(f"{path} is not the file of teacher {node.name!r}: its sha256 differs")
-    weights = read_weights(path)
+    """The frozen teacher that `NAME`, `FILE`, `ARCH@FILE` or a name of timm's means, fitted to the run's data.
+
+    The file of a registered one is downloaded where it is not on this disk. Where a file holds the normalisation that
+    its network was trained behind, the teacher does it.
+    """
+    what = f"teacher {node.name}"
+    if hub.names(node.name):
+        trained = hub.load(node.name, len(dataset.classes))
+        check_network(trained, dataset, what)
+        return freeze(trained)
+    found = locate_teacher(node, registry, data_name)
+    weights, arch, params = read_weights(found.fetched()), found.arch, found.params
+    if "normalisation" in params:  # so it is known what stood before the network
+        weights = of_second_part(weights)
     if arch:
         params = {**_seen(arch, weights, registry), **params}
     else:
         arch, params = recognise(weights, registry.units("model"))
-    if ":" not in arch:
-        params = registry.params("model", arch, params, f"teacher {node.name}")
-    build = factory(Node(name=arch, **params), registry)
-    network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
-    load_into(network, weights, f"teacher {node.name}")
+    network = _built(arch, params, node, dataset, registry)
+    if not imports(arch, registry):
+        network, weights = as_the_weights(network, weights, dataset.channels)
+    load_into(network, weights, what)
     return freeze(network)
+
+
+def blank_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> nn.Module:
+    """A registered teacher without its weights: what is in their place is arbitrary. Takes no time and no room."""
+    found = locate_teacher(node, registry, data_name)
+    return freeze(shape_of(found.arch, found.params, node, dataset, registry).to_empty(device="cpu"))
+
+
+def shape_of(arch: str, params: Mapping[str, Any], node: Node, dataset: Dataset, registry: Registry) -> nn.Module:
+    """A teacher's architecture on device meta, where it has no weights."""
+    with torch.device("meta"):
+        return _built(arch, params, node, dataset, registry)
+
+
+def _built(arch: str, params: Mapping[str, Any], node: Node, dataset: Dataset, registry: Registry) -> nn.Module:
+    given = params if imports(arch, registry) else registry.params("model", arch, params, f"teacher {node.name}")
+    build = factory(Node(name=arch, **given), registry, dataset.size)
+    network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
+    return network
 
 
 def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], list[str]]:
@@ -93,11 +121,6 @@ def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], 
     return arch, params, [name for name, data in registry.datasets().items() if takes(data)]
 
 
-def teacher_file(node: Node, registry: Registry, data_name: str) -> Path:
-    """The file that a teacher's weights are read from."""
-    return locate_teacher(node, registry, data_name)[2]
-
-
 def unread(
     spec: RunSpec, reads: Reads, dataset: Dataset, registry: Registry, given: Mapping[str, nn.Module]
 ) -> list[str]:
@@ -107,8 +130,8 @@ def unread(
         default = node.name == dataset.teacher and role not in given
         if role in reads.roles or default:
             continue
-        if role not in given:
-            teacher_file(node, registry, spec.data.name)
+        if role not in given and not hub.names(node.name):
+            locate_teacher(node, registry, spec.data.name)
         if role != DEFAULT_ROLE:
             raise UserError(f"{spec.method} reads no teacher {role!r}; it reads: {', '.join(reads.roles) or 'none'}")
         notes.append(f"{spec.method} reads no teacher {role!r}: the one given is not used")
@@ -153,32 +176,11 @@ def blank(dataset: Dataset) -> Splits | None:
 
 def _seen(arch: str, weights: Weights, registry: Registry) -> dict[str, Any]:
     """The parameters, beyond those in the name, that the weights of a named architecture show."""
-    if ":" in arch:
+    if imports(arch, registry):
         return {}
     entry = registry.entry("model", arch)
     seen = entry.unit.recognise(weights) if entry.unit.recognise else None
     return {k: v for k, v in (seen or {}).items() if k not in entry.params}
-
-
-def locate_teacher(node: Node, registry: Registry, data_name: str) -> tuple[str, dict[str, Any], Path]:
-    """(architecture or "" to be recognised, its parameters, the file of weights)."""
-    arch, at, file = node.name.partition("@")
-    if at:
-        return arch, node.params, Path(file)
-    teachers = registry.units("teacher")
-    if node.name in teachers:
-        teacher = teachers[node.name]
-        if teacher.dataset != data_name:
-            raise UserError(f"teacher {node.name!r} was trained on {teacher.dataset}; the run's data is {data_name}")
-        if teacher.path is None:
-            raise UserError(f"teacher {node.name!r} brings no weights with it: give its file, {node.name}@FILE")
-        return teacher.model, {**teacher.params, **node.params}, teacher.path
-    path = Path(node.name)
-    if path.exists() or path.suffix in {".safetensors", ".pt", ".pth", ".bin", ".ckpt"} or len(path.parts) > 1:
-        return "", {}, path
-    if any(match_template(m, node.name) is not None or m == node.name for m in registry.names("model")):
-        raise UserError(f"{node.name!r} is an architecture, not a trained teacher: give its file, {node.name}@FILE")
-    raise registry.unknown("teacher", node.name, " A file of weights works too.")
 
 
 def plan(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry) -> Reads:

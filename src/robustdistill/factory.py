@@ -4,27 +4,42 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from robustdistill.errors import UserError
-from robustdistill.registry import Registry
+from robustdistill.registry import Registry, callable_of
 from robustdistill.spec import Node
 
-CLASSES = "num_classes"
+CLASSES, IMAGE_SIZE = "num_classes", "image_size"
+TRAINED = ("hf-hub:", "local-dir:")
 
 
-def factory(node: Node, registry: Registry) -> Any:
-    """What builds the network that `node` names, called with `num_classes` and `in_channels`."""
-    if ":" in node.name:
-        return functools.partial(_imported, node.name, node.params)
-    return registry.build("model", node.name, node.params)
+def factory(node: Node, registry: Registry, image_size: int) -> Callable[..., nn.Module]:
+    """What builds the network that `node` names, called with `num_classes` and `in_channels`.
+
+    A network that is made for one size of image takes `image_size` too. UserError for the name of trained weights.
+    """
+    if node.name.startswith(TRAINED):
+        raise UserError(
+            f"{node.name!r} names trained weights; a student starts without: name its architecture, timm:NAME"
+        )
+    if imports(node.name, registry):
+        return functools.partial(_imported, node.name, node.params, image_size=image_size)
+    build: Callable[..., nn.Module] = registry.build("model", node.name, node.params)
+    takes = _takes(callable_of(registry.get("model", node.name)))
+    return functools.partial(build, image_size=image_size) if IMAGE_SIZE in takes else build
+
+
+def imports(name: str, registry: Registry) -> bool:
+    """Whether `name` is somebody's own `pkg.mod:factory`, and not a registered one with a colon (`timm:NAME`)."""
+    return ":" in name and not registry.knows("model", name)
 
 
 def _imported(name: str, params: Mapping[str, Any], **sizes: int) -> nn.Module:
-    """`pkg.mod:factory`, called with `num_classes` and `in_channels` if it takes them."""
+    """`pkg.mod:factory`, called with `num_classes`, `in_channels` and `image_size` if it takes them."""
     made = _found(name)
     takes = _takes(made)
     _refuse_anything(name, made, takes, params)

@@ -3,34 +3,25 @@
 import pickle
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustdistill.errors import DamagedFile, UserError, nearest
+from robustdistill.normalise import Normalised
 
 TIMM, HUB, FOLDER = "timm:", "hf-hub:", "local-dir:"
 
 
 def names(text: str) -> bool:
-    """Whether `text` names a network of timm's."""
-    return text.startswith((TIMM, HUB, FOLDER))
+    """Whether `text` names a trained network of timm's; `timm:NAME@FILE` is an architecture and a file."""
+    return text.startswith((HUB, FOLDER)) or (text.startswith(TIMM) and "@" not in text)
 
 
-class Normalised(nn.Module):
-    """network((x - mean) / std), per channel: x is in [0, 1] for whoever attacks it."""
+def networks(pattern: str) -> list[str]:
+    """timm's names that fit `pattern`, a glob."""
+    import timm
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+    found: list[str] = timm.list_models(pattern)
+    return found
 
 
 def load(name: str, classes: int) -> nn.Module:

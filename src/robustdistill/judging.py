@@ -25,7 +25,7 @@ from robustdistill.evaluation.diagnostics import diagnose
 from robustdistill.evaluation.examples import examples
 from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict, worst
-from robustdistill.quantities import no_radius, parse_number
+from robustdistill.quantities import radius_of
 from robustdistill.registry import Registry, default_registry
 from robustdistill.store import rundir, sealed
 from robustdistill.store.atomic import write_atomic
@@ -84,6 +84,7 @@ def _evaluate(
     how: Mapping[str, Any],
 ) -> Generator[Verdict, None, None]:
     chosen = chosen_attacks(attacks, registry)
+    check_options(how["n"], how["eps"], how["batch_size"], how["device"])
     target = find_target(model, registry, data, data_dir)
     check_modules({"the model": target.network})
     at = case(target, registry, images, labels, **how)
@@ -176,13 +177,21 @@ def case(
     device: str,
 ) -> Case:
     """A target with what else has to be settled before it is judged; options as in `evaluate`."""
+    check_options(n, eps, batch_size, device)
+    dataset: Dataset = registry.dataset(target.data, target.directory)
+    radius, where = radius_of(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
+    x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
+    return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
+
+
+def check_options(n: int | None, eps: float | str | None, batch_size: int, device: str) -> None:
+    """UserError for what cannot be, whatever is judged: first of all, as a teacher may have to be downloaded."""
     for what, number in (("n", n), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise UserError(f"{what} = {number}: at least one image must be judged")
-    dataset: Dataset = registry.dataset(target.data, target.directory)
-    radius, where = _radius(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
-    x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
-    return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
+    pick_device(device)
+    if eps is not None:
+        radius_of(eps)
 
 
 def chosen_attacks(
@@ -209,16 +218,6 @@ def _images(
     check_labels(labels, len(images))
     x, y = images[:n], labels[:n]
     return (x.clone(), y.clone()) if x.is_inference() else (x, y)  # those of inference_mode take no gradients
-
-
-def _radius(eps: float | str) -> float:
-    try:
-        value = float(parse_number(eps))
-    except ValueError:
-        raise UserError(f"eps {eps!r} is no number; write 0.03 or 8/255") from None
-    if not 0 <= value < 1:
-        raise UserError(no_radius(value))
-    return value
 
 
 def parts(case: Case) -> Partial | None:

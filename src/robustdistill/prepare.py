@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from robustdistill import assemble, vetting
+from robustdistill import assemble, hub, vetting
 from robustdistill.checks import check_modules, check_network, check_smallest_batch
 from robustdistill.data.keys import key
 from robustdistill.data.loader import Extra, Loader
@@ -21,6 +21,7 @@ from robustdistill.engine.state import State, averaged, sgd
 from robustdistill.engine.steps import Steps
 from robustdistill.engine.work import estimate
 from robustdistill.errors import UserError
+from robustdistill.located import Located, locate_teacher
 from robustdistill.logits import DEFAULT_ROLE, Clock
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry
@@ -28,6 +29,7 @@ from robustdistill.resolve import advice
 from robustdistill.selection import judge_of
 from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
+from robustdistill.store.weights import digest
 from robustdistill.surroundings import deterministic_cublas
 from robustdistill.types import Augment, Dataset, Splits, Watch
 
@@ -39,7 +41,7 @@ Modules = nn.Module | Mapping[str, nn.Module] | None
 @dataclass(frozen=True)
 class Run:
     """Everything of a run, assembled. `teachers` holds the frozen teachers as the run uses them, `hashes` the sha256 of
-    each one's file, both by role; `work` is an estimate of what its steps compute.
+    each one's file (of its tensors where timm found it), both by role; `work` is an estimate of what its steps compute.
     """
 
     spec: RunSpec
@@ -69,12 +71,14 @@ def prepare(
     teacher: Modules = None,
     splits: Splits | None = None,
     watch: Watch | None = None,
-    look: bool = True,
+    trial: bool = False,
 ) -> Run:
     """Assembles a run and tries one step of it on device meta. UserError for whatever does not fit.
 
     `student`, `teacher` (a module, or modules by role) and `splits` take the place of what the spec names; `watch`
-    hears of each batch of a judgement. With `look` the teachers are looked at first, on images of the data set itself.
+    hears of each batch of a judgement. A `trial` is not to be run: teachers that are not on this disk are left blank
+    and none is looked at; otherwise those are downloaded, after all else was found to be in order, and all are looked
+    at on images of the data set itself.
     """
     device = execution.pick_device(spec.device)
     if spec.deterministic:
@@ -88,8 +92,11 @@ def prepare(
     reads = assemble.plan(spec, student, dataset, registry)
     notes = [*advice(spec), *assemble.unread(spec, reads, dataset, registry, given)]
     spec = spec.model_copy(update={"teachers": {role: spec.teachers[role] for role in reads.roles}})
-    files = {r: assemble.teacher_file(t, registry, spec.data.name) for r, t in spec.teachers.items() if r not in given}
-    teachers = {role: given.get(role) or _teacher(spec, role, dataset, registry) for role in reads.roles}
+    brought = {role: node for role, node in spec.teachers.items() if role not in given}
+    files = {r: _located(spec, r, registry, trial) for r, t in brought.items() if not hub.names(t.name)}
+    late = [r for r, file in files.items() if file.missing]
+    teachers = {r: given.get(r) or _teacher(spec, r, dataset, registry, blank=r in late) for r in reads.roles}
+    hashes = {role: digest(teachers[role].state_dict()) for role in brought if role not in files}
     for role in given:
         check_network(given[role], dataset, f"teacher {role}")
     if any(network is student for network in teachers.values()):
@@ -100,12 +107,14 @@ def prepare(
     image = (dataset.channels, dataset.size, dataset.size)
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
+    if not trial:
+        teachers |= {r: _teacher(spec, r, dataset, registry) for r in late}
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
-    if look and real:
+    if real and not trial:
         notes += vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry)
     state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)
-    hashes = {role: sha256(path) for role, path in files.items()}
+    hashes |= {role: sha256(file.path) for role, file in files.items() if not file.missing}
     return Run(spec, dataset, splits, state, job, reads, how, work, registry, frozen, tuple(notes), hashes)
 
 
@@ -118,8 +127,16 @@ def _check_batches(spec: RunSpec, student: nn.Module, dataset: Dataset, images: 
     return [f"batch_size {spec.batch_size:,} is more than the {images:,} training images: an epoch is one step"]
 
 
-def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry) -> nn.Module:
-    return assemble.build_teacher(spec.teachers[role], dataset, registry, spec.data.name)
+def _located(spec: RunSpec, role: str, registry: Registry, trial: bool) -> Located:
+    found = locate_teacher(spec.teachers[role], registry, spec.data.name)
+    if not trial:
+        found.refuse_offline()
+    return found
+
+
+def _teacher(spec: RunSpec, role: str, dataset: Dataset, registry: Registry, blank: bool = False) -> nn.Module:
+    build = assemble.blank_teacher if blank else assemble.build_teacher
+    return build(spec.teachers[role], dataset, registry, spec.data.name)
 
 
 def _named_after(spec: RunSpec, student: nn.Module | None, teachers: Mapping[str, nn.Module]) -> RunSpec:

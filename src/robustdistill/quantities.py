@@ -49,5 +49,16 @@ def no_radius(eps: float) -> str:
     return f"eps {eps:g} is no radius for pixels in [0, 1]{hint}"
 
 
+def radius_of(eps: float | str) -> float:
+    """An L-inf radius as a number, given as one or as "8/255". UserError for anything else."""
+    try:
+        value = float(parse_number(eps))
+    except ValueError:
+        raise UserError(f"eps {eps!r} is no number; write 0.03 or 8/255") from None
+    if not 0 <= value < 1:
+        raise UserError(no_radius(value))
+    return value
+
+
 Number = Annotated[float, BeforeValidator(parse_number), BeforeValidator(no_switch)]
 Whole = Annotated[int, BeforeValidator(no_switch)]

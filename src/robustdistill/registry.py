@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import string
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ KINDS = {
     "modifier": "register_modifiers",
     "dataset": "register_datasets",
 }
-RESERVED = {"eps", "generator", "num_classes", "in_channels"}  # given by the engine, not by the user
+RESERVED = {"eps", "generator", "num_classes", "in_channels", "image_size"}  # given by the engine, not by the user
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,15 @@ class Registry:
                 )
         told = ", ".join(p.origin for p in broken)
         also = f" These plugins failed to load: {told}; see `robustdistill plugins list`." if broken else ""
-        return UserError(f"unknown {kind} {name!r}{nearest(name, self._entries[kind])}{tail}{also}")
+        return UserError(f"unknown {kind} {name!r}{nearest(name, self._known(kind))}{tail}{also}")
+
+    def _known(self, kind: str) -> list[str]:
+        """All names of a kind, further ones included."""
+        return [k for name, unit in self.units(kind).items() for k in (name, *getattr(unit, "names", ()))]
+
+    def knows(self, kind: str, name: str) -> bool:
+        """Whether a unit of a kind has this name, or a family does."""
+        return any(name == known or match_template(known, name) is not None for known in self._entries[kind])
 
     def get(self, kind: str, name: str) -> Any:
         """The unit itself."""
@@ -173,12 +182,17 @@ def callable_of(unit: Any) -> Callable[..., Any]:
 
 
 def match_template(template: str, name: str) -> dict[str, Any] | None:
-    """What `name` puts into the fields of a template: integers ("wrn-{depth}-{width}"), and text for {path}."""
-    if "{" not in template:
-        return None
-    pattern = re.escape(template).replace(r"\{path\}", "(?P<path>.+)")
-    found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", pattern), name)
-    return {k: v if k == "path" else int(v) for k, v in found.groupdict().items()} if found else None
+    """What `name` puts into the fields of a template: text after a colon ("timm:{network}"), else an integer
+    ("wrn-{depth}-{width}").
+    """
+    parts = [(literal, field) for literal, field, _, _ in string.Formatter().parse(template)] if "{" in template else []
+    text = {field: literal.endswith(":") for literal, field in parts if field}
+    pattern = "".join(
+        re.escape(literal) + (f"(?P<{field}>{'.+' if text[field] else '[0-9]+'})" if field else "")
+        for literal, field in parts
+    )
+    found = re.fullmatch(pattern, name) if text else None
+    return {k: v if text[k] else int(v) for k, v in found.groupdict().items()} if found else None
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from typing import Any
 
 from robustdistill.errors import UserError, nearest
 from robustdistill.logits import DEFAULT_ROLE
+from robustdistill.naming import dataset_of, registered
 from robustdistill.quantities import absolute_step
 from robustdistill.registry import Registry
 from robustdistill.spec import Average, Node, RunSpec, from_layer
@@ -36,6 +37,7 @@ def resolve(layers: Iterable[Layer], registry: Registry) -> RunSpec:
     data, folder = registry.placed(data)
     user = {**user, "data": _placed(user.get("data", {}), data, folder)}
     dataset = registry.dataset(data, user["data"].get("dir"))
+    user |= _registered_teachers(user, data, registry)
     trial = {"epochs": 1} if user.get("limit_batches") is not None else {}
     base = merge_all([dataset.layer() | {"data": dataset.layer()["data"] | {"name": data}}, method, trial])
     spec = _with_params(from_layer(merge_all([base, user])), registry)
@@ -150,10 +152,14 @@ def _list(value: Any) -> list[dict[str, Any]]:
 
 
 def _teachers_dataset(user: Layer, registry: Registry) -> str | None:
-    teachers = user.get("teachers", {})
-    names = [t.get("name", "").partition("@")[0] for t in teachers.values()]
-    known = registry.units("teacher")
-    return next((known[n].dataset for n in names if n in known), None)
+    return dataset_of([t.get("name", "") for t in user.get("teachers", {}).values()], registry)
+
+
+def _registered_teachers(user: Layer, data: str, registry: Registry) -> dict[str, Any]:
+    """The teachers under the names that are theirs alone, whatever data set a later reader has in mind."""
+    named = {role: t for role, t in user.get("teachers", {}).items() if "name" in t}
+    own = {role: t | {"name": registered(t["name"], data, registry)} for role, t in named.items()}
+    return {"teachers": user["teachers"] | own} if named else {}
 
 
 def _with_params(spec: RunSpec, registry: Registry) -> RunSpec:
@@ -162,7 +168,8 @@ def _with_params(spec: RunSpec, registry: Registry) -> RunSpec:
     def full(kind: str, node: Node, where: str) -> Node:
         return Node(name=node.name, **registry.params(kind, node.name, node.params, where))
 
-    student = spec.student if ":" in spec.student.name else full("model", spec.student, "student")
+    own = ":" in spec.student.name and not registry.knows("model", spec.student.name)  # pkg.mod:factory
+    student = spec.student if own else full("model", spec.student, "student")
     return spec.model_copy(
         update={
             "student": student,

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from robustdistill import assemble, hub
+from robustdistill.naming import dataset_of, registered
 from robustdistill.registry import Registry
 from robustdistill.run import load
 from robustdistill.spec import Node
@@ -39,14 +40,11 @@ def find_target(
     path = Path(model)
     if (path / rundir.SPEC).exists() or is_checkpoint(path):
         return _run_target(path, registry, data, directory)
-    known = registry.units("teacher").get(str(model).partition("@")[0])
-    name, folder = registry.placed(data or (known.dataset if known else DEFAULT_DATA))
+    name, folder = registry.placed(data or dataset_of([str(model)], registry) or DEFAULT_DATA)
     directory = directory if directory is not None else folder
     dataset = registry.dataset(name, directory)
-    if hub.names(str(model)):
-        network = hub.load(str(model), len(dataset.classes))
-    else:
-        network = assemble.build_teacher(Node(name=str(model)), dataset, registry, name)
+    model = str(model) if hub.names(str(model)) else registered(str(model), name, registry)
+    network = assemble.build_teacher(Node(name=model), dataset, registry, name)
     return Target(network, str(model), name, directory, None)
 
 

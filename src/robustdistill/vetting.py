@@ -4,6 +4,7 @@ A teacher whose classes or colours are ordered differently, or whose images are 
 itself: the student learns its mistakes.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import comb
@@ -19,10 +20,12 @@ from robustdistill.errors import UserError
 from robustdistill.evaluation.looks import probabilities
 from robustdistill.losses import full_precision
 from robustdistill.modes import seeded, untouched
+from robustdistill.naming import architecture, called
 from robustdistill.registry import Registry
 from robustdistill.spec import RunSpec
 from robustdistill.types import Split, Teacher
 
+LOG = logging.getLogger("robustdistill")
 IMAGES = 500
 SHORT = 0.10  # of accuracy, below what is stated: more than another set of images explains
 LUCK = 1e-5  # how rarely a teacher as good as stated may be stopped because few images happened to be hard
@@ -41,9 +44,9 @@ def vet(
     """Sentences on teachers that are hardly better than guessing. UserError for one that gives no logits, or that is
     far less accurate than its registry entry states.
 
-    Each looks at up to 500 of the images of `split`, no more than `limit_batches` leaves the run, spread evenly.
-    Nothing of the run is changed, its randomness included. Costs one forward an image; where a teacher is found
-    wanting up to six more, to say why.
+    How right a teacher is of which nothing is stated goes to the log `robustdistill`. Each looks at up to 500 of the
+    images of `split`, no more than `limit_batches` leaves the run, spread evenly. Nothing of the run is changed, its
+    randomness included. Costs one forward an image; where a teacher is found wanting up to six more, to say why.
     """
     seen = [
         _Look(role, spec, network, _some(spec, split), classes, how).verdict(stated(spec, role, registry))
@@ -53,12 +56,14 @@ def vet(
 
 
 def stated(spec: RunSpec, role: str, registry: Registry) -> float | None:
-    """The clean accuracy that the registry states for the teacher of a role: NAME, or NAME@FILE where NAME brings no
-    file itself; None where it states none or another data set's.
+    """The clean accuracy that the registry states for the teacher of a role, NAME or NAME@FILE; None where it states
+    none, or none for this data set. An architecture's name is a teacher's where that teacher is of this architecture.
     """
-    name = spec.teachers[role].name.partition("@")[0]
-    known: Teacher | None = registry.units("teacher").get(name)
-    return known.clean if known and known.dataset == spec.data.name else None
+    name, at, _ = spec.teachers[role].name.partition("@")
+    key = called(name, registry).get(spec.data.name)
+    known: Teacher | None = registry.get("teacher", key) if key else None
+    other = at and key != name and architecture(name, registry)
+    return None if known is None or other else known.clean
 
 
 def falls_short(right: int, n: int, clean: float) -> bool:
@@ -104,6 +109,7 @@ class _Look:
                 f"{found} and {100 * clean:.1f} % is stated for it: {self.cause(z, accuracy, clean - SHORT)}{other}"
             )
         if accuracy >= chance + (1 - chance) / 10 + 2 * (chance * (1 - chance) / n) ** 0.5:
+            LOG.warning("%s; nothing is stated of it to hold that against", found)
             return None
         return f"{found}; guessing gives {100 * chance:.1f} %: {self.cause(z, accuracy, (1 + chance) / 2)}"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from robustdistill import assemble
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.execution import freeze
 from robustdistill.errors import UserError
+from robustdistill.located import locate_teacher
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry
 from robustdistill.spec import RunSpec
@@ -37,12 +37,14 @@ def splits_for(spec: RunSpec, dataset: Dataset) -> Splits | None:
 
 
 def teachers_for(spec: RunSpec, dataset: Dataset, registry: Registry) -> Mapping[str, nn.Module]:
-    """Random networks, by role, for the teachers that name an architecture and bring no weights."""
+    """Random networks, by role, for the teachers that bring no weights, or would have to be downloaded."""
     made = {}
     for role, node in spec.teachers.items():
         try:
-            assemble.teacher_file(node, registry, spec.data.name)
+            missing = locate_teacher(node, registry, spec.data.name).missing
         except UserError:
+            missing = True
+        if missing:
             made[role] = _random(spec.seed, node.name, node.params, dataset, registry)
     return made
 

@@ -1,33 +1,13 @@
-"""Teachers by name: two for the embedded digits, trained by this project's own specs, and the paper's two."""
+"""Teachers by name: two for the embedded digits, trained by this project's own specs, and published ones for CIFAR."""
 
 import json
 from pathlib import Path
 
+from robustdistill.builtin.published import TEACHERS
 from robustdistill.hookspecs import hookimpl
 from robustdistill.types import Teacher
 
 ASSETS = Path(__file__).parent / "assets"
-
-WRN_34_10 = Teacher(
-    "wrn-34-10",
-    None,
-    "cifar10",
-    clean=0.8492,
-    robust={"aa": 0.5308},
-    eps=0.031,
-    notes="TRADES' CIFAR-10 network (RobustBench: Zhang2019Theoretically); bring its file: --teacher wrn-34-10@FILE",
-)
-
-WRN_70_16_SWISH = Teacher(
-    "wrn-70-16-swish",
-    None,
-    "cifar100",
-    clean=0.6086,
-    robust={"aa": 0.3003},
-    eps=8 / 255,
-    notes="DeepMind's CIFAR-100 network without extra data (RobustBench: Gowal2020Uncovering); bring its file: "
-    "--teacher wrn-70-16-swish@FILE",
-)
 
 
 def embedded() -> dict[str, Teacher]:
@@ -38,4 +18,4 @@ def embedded() -> dict[str, Teacher]:
 
 @hookimpl
 def register_teachers() -> dict[str, Teacher]:
-    return {**embedded(), "wrn-34-10": WRN_34_10, "wrn-70-16-swish": WRN_70_16_SWISH}
+    return {**embedded(), **TEACHERS}

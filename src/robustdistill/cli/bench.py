@@ -21,7 +21,7 @@ def bench(
         list[Path] | None, Flag("--config", "-c", help="Spec file; later ones win.", metavar="FILE")
     ] = None,
     method: Annotated[str | None, Flag(help="Method, or METHOD@VARIANT. [mmard]", metavar="NAME")] = None,
-    student: Annotated[str | None, Flag(help="Student architecture.", metavar="NAME|PKG.MOD:FACTORY")] = None,
+    student: Annotated[str | None, Flag(help="Student; timm's: timm:NAME.", metavar="NAME|PKG.MOD:FACTORY")] = None,
     teacher: Annotated[
         list[str] | None, Flag(help="Teacher, or an architecture: random weights.", metavar="[ROLE=]NAME|FILE")
     ] = None,

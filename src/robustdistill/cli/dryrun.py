@@ -20,7 +20,7 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
 
     registry, data = default_registry(), specs[0].data
     images = blank(registry.dataset(data.name, data.dir)) if data.dir is None else None
-    run = prepare(specs[0], registry, splits=images, look=False)
+    run = prepare(specs[0], registry, splits=images, trial=True)
     facts = _facts(run, [spec.seed for spec in specs], folders)
     facts["data"]["download"] = images is not None
     if as_json:
@@ -31,14 +31,17 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
 
 def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[str, Any]:
     spec, splits = run.spec, run.splits
-    teachers = {role: _parameters(network) for role, network in run.teachers.items()}
+    teachers = {
+        role: {"name": spec.teachers[role].name, "parameters": _parameters(network), "download": role not in run.hashes}
+        for role, network in run.teachers.items()
+    }
     return {
         "method": spec.method,
         "inner": spec.inner.name,
         "outer": spec.outer.name,
         "with": [m.name for m in spec.modifiers],
         "student": {"name": spec.student.name, "parameters": _parameters(run.state.student)},
-        "teachers": {role: {"name": spec.teachers[role].name, "parameters": n} for role, n in teachers.items()},
+        "teachers": teachers,
         "data": {"name": spec.data.name, **{s: len(getattr(splits, s)) for s in ("train", "holdout", "test")}},
         "eps": spec.eps,
         "reads": run.reads.flat(),
@@ -61,10 +64,14 @@ def _parameters(network: Any) -> int:
 
 def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     student, data = facts["student"], facts["data"]
-    teachers = [f"{role} = {t['name']} ({t['parameters']:,} parameters)" for role, t in facts["teachers"].items()]
+    fetched = {True: "; downloaded by the run", False: ""}
+    teachers = [
+        f"{role} = {t['name']} ({t['parameters']:,} parameters{fetched[t['download']]})"
+        for role, t in facts["teachers"].items()
+    ]
     steps = facts["epochs"] * facts["steps_per_epoch"]
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "holdout", "test"))
-    fetched = "; downloaded by the run unless it was before" if data["download"] else ""
+    images = "; downloaded by the run unless it was before" if data["download"] else ""
     return [
         ("method", ", ".join((facts["method"], *facts["with"]))),
         ("ascends", facts["inner"]),
@@ -72,7 +79,7 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("terms", ", ".join(facts["terms"]) or "one"),
         ("student", f"{student['name']} ({student['parameters']:,} parameters)"),
         ("teachers", "; ".join(teachers) or "none are read"),
-        ("data", f"{data['name']}: {sizes}{fetched}"),
+        ("data", f"{data['name']}: {sizes}{images}"),
         ("eps", f"{facts['eps']:.4g}"),
         ("step", forwards(facts["reads"])),
         ("epochs", f"{facts['epochs']} x {facts['steps_per_epoch']} steps of {facts['batch_size']} = {steps:,} steps"),

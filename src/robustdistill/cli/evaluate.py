@@ -53,6 +53,7 @@ def evaluate(
     target = target or str(rundir.newest(folders.RUNS).path)
     if Path(target).is_dir() and not (Path(target) / manifest.NAME).exists():
         rundir.open_run(Path(target))
+    judging.check_options(n, eps, batch_size, device)
     found = find_target(target, registry, data, data_dir)
     case = judging.case(found, registry, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
     facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}

@@ -27,19 +27,21 @@ def explain(
     if base in registry.names("method"):
         render.show_pairs(explained.method(name, registry))
         return
-    kinds = _kinds(name, registry)
-    for i, kind in enumerate(kinds):
+    for i, (kind, unit) in enumerate(_units(name, registry)):
         print("\n" if i else "", end="")
-        render.show_pairs(explained.unit(kind, name, registry))
+        render.show_pairs(explained.unit(kind, unit, registry))
 
 
-def _kinds(name: str, registry: "Registry") -> list[str]:
+def _units(name: str, registry: "Registry") -> list[tuple[str, str]]:
+    """Everything of that name, by kind and registered name."""
+    from robustdistill.naming import called
     from robustdistill.registry import KINDS, match_template
 
     kinds = [k for k in KINDS if any(n == name or match_template(n, name) is not None for n in registry.names(k))]
-    if not kinds:
+    found = [(kind, name) for kind in kinds] + [("teacher", n) for n in called(name, registry).values() if n != name]
+    if not found:
         if isinstance(blamed := registry.unknown("method", name), PluginError):
             raise blamed
         known = {n for k in KINDS for n in registry.names(k)}
         raise UserError(f"nothing is named {name!r}{nearest(name, known)}")
-    return kinds
+    return found

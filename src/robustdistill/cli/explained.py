@@ -8,10 +8,10 @@ from typing import Any
 from robustdistill.cli.dryrun import forwards
 from robustdistill.cli.listing import summary
 from robustdistill.registry import Registry, callable_of, params_model
-from robustdistill.report.numbers import percent
+from robustdistill.report.numbers import percent, radius
 from robustdistill.resolve import DEFAULT_DATA, resolve
 from robustdistill.spec import Node, RunSpec
-from robustdistill.types import Attack, Dataset, Method, Teacher
+from robustdistill.types import Attack, Dataset, DatasetAt, Method, Teacher
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -86,9 +86,14 @@ def unit(kind: str, name: str, registry: Registry) -> Pairs:
     yield _title(kind), f"{name}: {summary(kind, found)}"
     yield "from", entry.origin
     if isinstance(found, Teacher):
-        yield from _teacher(found)
+        yield from _teacher(name, found)
     elif isinstance(found, Dataset):
         yield from _dataset(found)
+    elif isinstance(found, DatasetAt):
+        yield (
+            "directory",
+            f"stands in the name: {name.partition(':')[0]}:PATH; its images, classes and sizes decide the rest",
+        )
     else:
         yield from _text(callable_of(found))
         given = dict(found.params) if isinstance(found, Attack) else dict(entry.params)
@@ -108,13 +113,24 @@ def _text(function: Any) -> Pairs:
     yield "", ""
 
 
-def _teacher(found: Teacher) -> Pairs:
+def _teacher(name: str, found: Teacher) -> Pairs:
     numbers = {"clean": found.clean, **found.robust}
     told = ", ".join(f"{k} {percent(v)}" for k, v in numbers.items() if v is not None)
-    radius = f" at eps {found.eps:.4g}" if found.eps else ""
-    yield "accuracy", f"{told} %{radius}" if told else "not recorded"
-    yield "weights", str(found.path) if found.path else "not included: bring the file"
-    yield from ((label, getattr(found, label)) for label in ("sha256", "licence", "notes") if getattr(found, label))
+    at = f" at eps {radius(found.eps)}" if found.eps else ""
+    yield "accuracy", f"{told} %{at}" if told else "not recorded"
+    yield "weights", _weights(name, found)
+    yield from _several("source", found.sources)
+    labels = ("sha256", "preprocessing", "paper", "licence", "notes")
+    yield from ((label, getattr(found, label)) for label in labels if getattr(found, label))
+
+
+def _weights(name: str, found: Teacher) -> str:
+    from robustdistill.zoo.place import place
+
+    if found.path is None and not found.sources:
+        return f"not included: bring the file, --teacher {name}@FILE"
+    path = place(name, found)
+    return str(path) if path.exists() else f"downloaded when a run or eval needs them, once, to {path}"
 
 
 def _dataset(found: Dataset) -> Pairs:

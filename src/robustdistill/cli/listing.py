@@ -32,37 +32,64 @@ def show(
     """List what has a name: built in, or from a plugin."""
     if kind is not None and kind not in KINDS:
         raise UserError(f"there is no list of {kind!r}{nearest(kind, KINDS)}")
-    from robustdistill.cli import progress, render
+    from robustdistill.cli import models, progress, render
     from robustdistill.registry import default_registry
     from robustdistill.report.tables import Table
 
-    records = [r for name in ([kind] if kind else KINDS) for r in _records(default_registry(), name, pattern)]
+    counted = json_ or kind == "models"
+    kinds = [kind] if kind else [*KINDS]
+    records = [r for name in kinds for r in _records(default_registry(), name, pattern, counted)]
     if json_:
         for record in records:
             progress.emit(record)
+    elif kind == "teachers":
+        from robustdistill.cli import zoo
+
+        render.show(zoo.table(records))
+        render.say(zoo.NOTES)
     elif kind is None:
-        render.show(
-            Table(("kind", "name", "what it is"), tuple((r["kind"], r["name"], r["summary"]) for r in records), 3)
-        )
+        rows = tuple((r["kind"], r["name"], r["summary"]) for r in records if not r.get("family"))
+        render.show(Table(("kind", "name", "what it is"), rows, 3))
+    elif kind == "models":
+        models.show(records)
     else:
         render.show(
             Table(("name", "what it is", "from"), tuple((r["name"], r["summary"], r["from"]) for r in records), 3)
         )
 
 
-def _records(registry: "Registry", kinds: str, pattern: str | None) -> list[dict[str, str]]:
+def _records(registry: "Registry", kinds: str, pattern: str | None, counted: bool) -> list[dict[str, Any]]:
+    from robustdistill.cli import models
+
     kind = KINDS[kinds]
-    names = [n for n in registry.names(kind) if pattern is None or fnmatch.fnmatchcase(n, pattern)]
+    if kind == "model":
+        return models.records(registry, pattern, counted)
+    units = registry.units(kind)
+    names = [
+        name
+        for name, unit in units.items()
+        if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in (name, *getattr(unit, "names", ())))
+    ]
     if not names and pattern is not None:
         raise UserError(f"none of the {kinds} is named {pattern!r}{nearest(pattern, registry.names(kind))}")
-    return [_record(registry, kind, name) for name in names]
+    return [_record(kind, name, registry) for name in names]
 
 
-def _record(registry: "Registry", kind: str, name: str) -> dict[str, str]:
+def _record(kind: str, name: str, registry: "Registry") -> dict[str, Any]:
     if clash := registry.clash(kind, name):
         return {"kind": kind, "name": name, "summary": clash, "from": "several"}
     entry = registry.entry(kind, name)
-    return {"kind": kind, "name": name, "summary": summary(kind, entry.unit), "from": source(entry.origin)}
+    shared = {"kind": kind, "name": name, "summary": summary(kind, entry.unit), "from": source(entry.origin)}
+    return shared | _more(kind, name, registry)
+
+
+def _more(kind: str, name: str, registry: "Registry") -> dict[str, Any]:
+    """What a record holds besides, by kind."""
+    if kind != "teacher":
+        return {}
+    from robustdistill.cli import zoo
+
+    return zoo.facts(name, registry.get(kind, name), registry)
 
 
 def source(origin: str) -> str:
@@ -88,4 +115,5 @@ def _teacher(unit: Any) -> str:
     robust = [f"{name} {percent(value)}" for name, value in unit.robust.items()]
     numbers = [*([f"clean {percent(unit.clean)}"] if unit.clean is not None else []), *robust]
     told = f": {', '.join(numbers)} %" if numbers else ""
-    return f"{unit.model} on {unit.dataset}{told}"
+    also = f" (also {', '.join(unit.names)})" if unit.names else ""
+    return f"{unit.model} on {unit.dataset}{told}{also}"

@@ -47,8 +47,17 @@ def put(drawn: RenderableType) -> None:
 
 
 def show(table: Table) -> None:
-    """A table on stdout."""
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
+    """A table on stdout; its columns move closer together before anything is wrapped."""
+    wide = sum(max(map(len, cells)) + 2 for cells in zip(table.columns, *table.rows, strict=True)) - 2
+    gap = int(wide <= console(sys.stdout).width)
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap),
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+        show_edge=False,
+    )
     for i, cells in enumerate(zip(table.columns, *table.rows, strict=True)):
         words = i < table.words  # what does not fit is wrapped: words anywhere, numbers between them only
         longest = max(len(word) for cell in cells for word in cell.split(" "))

@@ -25,9 +25,10 @@ def train(
     inner: Annotated[str | None, Flag(help="What the attack ascends.", metavar="NAME")] = None,
     outer: Annotated[str | None, Flag(help="What the student descends.", metavar="NAME")] = None,
     with_: Annotated[str | None, Flag("--with", help="Modifiers around the method.", metavar="NAME,...")] = None,
-    student: Annotated[str | None, Flag(help="Student architecture.", metavar="NAME|PKG.MOD:FACTORY")] = None,
+    student: Annotated[str | None, Flag(help="Student; timm's: timm:NAME.", metavar="NAME|PKG.MOD:FACTORY")] = None,
     teacher: Annotated[
-        list[str] | None, Flag(help="Teacher; once for each role.", metavar="[ROLE=]NAME|FILE|ARCH@FILE")
+        list[str] | None,
+        Flag(help="Teacher, once a role; timm's: hf-hub:USER/REPO.", metavar="[ROLE=]NAME|FILE|ARCH@FILE"),
     ] = None,
     data: Annotated[str | None, Flag(help="Data set. [the teacher's, or digits]", metavar="NAME")] = None,
     data_dir: Annotated[str | None, Flag(help="Folder that holds it. [CIFAR: downloaded]", metavar="DIR")] = None,

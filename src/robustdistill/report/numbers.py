@@ -26,6 +26,14 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
+def radius(eps: float | None) -> str:
+    """0.0313725 as "8/255", 0.031 and 0.2 as they are; "-" for what is not known."""
+    if eps is None:
+        return "-"
+    steps = round(255 * eps)
+    return f"{steps}/255" if 0 < steps <= 32 and abs(255 * eps - steps) < 1e-9 else f"{eps:.4g}"
+
+
 def difference(points: float | None, digits: int = 2) -> str:
     """A difference of two fractions in points: 0.0123 as "+1.23"."""
     return "-" if points is None else f"{100 * points:+.{digits}f}"

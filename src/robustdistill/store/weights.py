@@ -1,5 +1,6 @@
 """Weights: read from anyone's file, recognised, loaded with sentences instead of tracebacks, and saved."""
 
+import hashlib
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,11 @@ from robustdistill.store.formats import load_objects, printable, room, too_large
 from robustdistill.types import Model, Weights
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "rmodel")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "_orig_mod.", "0.")  # 0: a sequence of one network, as in DM-Improves-AT's files
 DEEPEST = 8  # wrappers within each other
 V = TypeVar("V")
-NORMALISATION = re.compile(r"mu|sigma|mean|std|normalize\..*")
+NORMALISATION = re.compile(r"(0\.)?(mu|sigma|mean|std)|normalize\..*")
+SECOND = "1."  # of a sequence: what stands before it may normalise
 
 
 def read_weights(path: Path) -> Weights:
@@ -62,6 +64,11 @@ def as_bytes(weights: Mapping[str, Tensor]) -> bytes:
     return content
 
 
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors that come from no file of their own: names, shapes and values decide it."""
+    return hashlib.sha256(as_bytes(weights)).hexdigest()
+
+
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """Copies `weights` into `module`, every one of them, keeping the module's precision and device.
 
@@ -72,7 +79,9 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     """
     own = module.state_dict()
     names = _plain_names({k: k for k in own})  # by the names that `read_weights` would give them
-    weights = {names.get(k, k): v for k, v in weights.items() if k in names or not k.startswith("sub_block1.")}
+    inside = {_plain(k): k for k in own if NORMALISATION.fullmatch(_plain(k))}
+    known = inside | names
+    weights = {known.get(k, k): v for k, v in weights.items() if k in known or not k.startswith("sub_block1.")}
     missing = [k for k in names.values() if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
     if lost := [k for k in unexpected if NORMALISATION.fullmatch(k)]:
@@ -92,6 +101,12 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     module.load_state_dict({**own, **weights})
 
 
+def of_second_part(weights: Weights) -> Weights:
+    """Weights of the second part of a sequence by the names within it; any others as they are."""
+    second = all(k.startswith(SECOND) for k in weights)
+    return {k.removeprefix(SECOND): v for k, v in weights.items()} if second else weights
+
+
 def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[str, Any]]:
     """Which of `models` the weights belong to: its name and the parameters that the name does not hold.
 
@@ -103,6 +118,11 @@ def recognise(weights: Weights, models: Mapping[str, Model]) -> tuple[str, dict[
         if params is not None:
             fields = {field for _, field, _, _ in string.Formatter().parse(name) if field}
             return name.format(**params), {k: v for k, v in params.items() if k not in fields}
+    if weights and all(k.startswith(SECOND) for k in weights):
+        raise UserError(
+            f"weights named {_some(list(weights))} are of the second part of a sequence; the first holds none and "
+            "may normalise. Say what it does: ARCH@FILE with --set teachers.robust.normalisation=cifar10, or none"
+        )
     raise UserError(
         f"no known architecture has weights named {_some(list(weights))}. "
         f"Name the architecture: ARCH@FILE, with ARCH one of {', '.join(sorted(models))}, or pkg.mod:factory"
@@ -143,8 +163,10 @@ def _tensors(content: object, path: Path) -> Weights:
 
 def _plain_names(named: Mapping[str, V]) -> dict[str, V]:
     while True:
+        first = any(k.startswith("0.") for k in named)
         named = {k: v for k, v in named.items() if not NORMALISATION.fullmatch(k)}
-        prefix = next((p for p in PREFIXES if named and all(k.startswith(p) for k in named)), None)
+        prefixes = (*PREFIXES, SECOND) if first else PREFIXES  # of a sequence whose first part holds something
+        prefix = next((p for p in prefixes if named and all(k.startswith(p) for k in named)), None)
         if prefix is None:
             return named
         named = {k.removeprefix(prefix): v for k, v in named.items()}
@@ -152,10 +174,15 @@ def _plain_names(named: Mapping[str, V]) -> dict[str, V]:
 
 def _normalisation(tensors: Weights) -> Weights:
     """The buffers of an input normalisation by their plain names; none if together they change nothing."""
-    named = {re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", k): v for k, v in tensors.items()}
+    named = {_plain(k): v for k, v in tensors.items()}
     found = {k: v for k, v in named.items() if NORMALISATION.fullmatch(k) and v.is_floating_point()}
     neutral = {k: float(k.rpartition(".")[2] not in ("mu", "mean")) for k in found}
     return {} if all(bool((v == neutral[k]).all()) for k, v in found.items()) else found
+
+
+def _plain(name: str) -> str:
+    """The name of a normalisation's buffer without what wrappers put before it."""
+    return re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", name)
 
 
 def _shape_mismatch(

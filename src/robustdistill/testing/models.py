@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustdistill.factory import IMAGE_SIZE
 from robustdistill.modes import seeded
 from robustdistill.store.weights import load_into, read_weights, save_weights
 from robustdistill.testing.checks import Check, DoesNotApply, called, hold, spelt, stopped
@@ -40,7 +41,11 @@ class ModelCase:
     def build(self, classes: int = CLASSES, seed: int = 0) -> nn.Module:
         """A network in eval mode, its initial weights by `seed`."""
         with seeded(seed, CPU):
-            return self.model.build(num_classes=classes, in_channels=self.image[0], **self.params).eval()
+            return self._made(classes, *self.image).eval()
+
+    def _made(self, classes: int, channels: int, size: int) -> nn.Module:
+        sized = {IMAGE_SIZE: size} if IMAGE_SIZE in inspect.signature(self.model.build).parameters else {}
+        return self.model.build(num_classes=classes, in_channels=channels, **sized, **self.params)
 
     @cached_property
     def image(self) -> tuple[int, int]:
@@ -49,7 +54,7 @@ class ModelCase:
         for channels, size in IMAGES:
             try:
                 with seeded(0, CPU), torch.no_grad():
-                    network = self.model.build(num_classes=CLASSES, in_channels=channels, **self.params)
+                    network = self._made(CLASSES, channels, size)
                     network.eval()(torch.zeros(2, channels, size, size))
                 return channels, size
             except Exception as error:

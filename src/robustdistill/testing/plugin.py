@@ -73,7 +73,7 @@ def check_plugin(
 def _name(kind: str, name: str, registry: Registry) -> Finding:
     """Whether the name can be written in a spec and on a command line, and is nobody else's."""
     clash = registry.clash(kind, name)
-    if not re.fullmatch(r"[a-z0-9{}]+(-[a-z0-9{}]+)*(:\{path\})?", name):
+    if not re.fullmatch(r"[a-z0-9{}]+(-[a-z0-9{}]+)*(:\{[a-z]+\})?", name):
         clash = f"{name!r} is no name: write lower-case words joined by hyphens"
     return Finding("name", FAILS if clash else OK, clash)
 
@@ -81,6 +81,9 @@ def _name(kind: str, name: str, registry: Registry) -> Finding:
 def _of(kind: str, name: str, unit: Any, registry: Registry, skip: Collection[str]) -> Iterator[Finding]:
     if isinstance(unit, DatasetAt):
         yield Finding("all", NONE, "it is found at a path; check what `find` returns in a test")
+        return
+    if kind == "model" and ":{" in name:
+        yield Finding("all", NONE, "its name holds another name; check some in a test: check_model(model, ...)")
         return
     if needed := _needed(unit) if kind in ("inner", "outer", "attack", "modifier") else ():
         yield Finding("all", NONE, f"has no defaults for {', '.join(needed)}; check it in a test, with values")

@@ -6,6 +6,7 @@ import torch
 
 from robustdistill import assemble
 from robustdistill.checks import check_network
+from robustdistill.located import locate_teacher
 from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import resolve
 from robustdistill.spec import Node
@@ -82,7 +83,7 @@ def layer(case: RecordCase) -> None:
     try:
         spec = resolve([{"data": case.name}], case.registry)
         for teacher in spec.teachers.values():
-            assemble.teacher_file(teacher, case.registry, case.name)
+            locate_teacher(teacher, case.registry, case.name)
     except Exception as error:
         if "brings no weights" not in str(error):
             raise AssertionError(f"{case.what}: {error}") from None

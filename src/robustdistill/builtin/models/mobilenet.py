@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdistill.builtin.models.layout import params_if_fitting
+from robustdistill.normalise import Normalisation, normalised
 from robustdistill.types import Weights
 
 # Expansion, outputs, blocks, stride of the first block. Its ImageNet form halves the resolution at 24 outputs too.
@@ -20,7 +21,7 @@ STAGES = (
 )
 
 
-def build(*, num_classes: int, in_channels: int) -> nn.Module:
+def build(*, num_classes: int, in_channels: int, normalisation: Normalisation | None = None) -> nn.Module:
     """MobileNet-V2 with a 3x3 stem of stride 1, ReLU and no dropout; 2,296,922 parameters for 10 RGB classes.
 
     Images `[B, in_channels, H, W]` in [0, 1]; logits `[B, num_classes]`. At 32x32 the mean over the last
@@ -28,7 +29,7 @@ def build(*, num_classes: int, in_channels: int) -> nn.Module:
     torchvision's network of that name.
     Source: Sandler et al. 2018, in the CIFAR form that RSLAD, IAD and ARD use.
     """
-    return MobileNetV2(num_classes, in_channels)
+    return normalised(MobileNetV2(num_classes, in_channels), normalisation, in_channels)
 
 
 def recognise(weights: Weights) -> dict[str, Any] | None:

@@ -6,17 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdistill.builtin.models.layout import params_if_fitting
+from robustdistill.normalise import Normalisation, normalised
 from robustdistill.types import Weights
 
 
-def build(*, num_classes: int, in_channels: int) -> nn.Module:
+def build(*, num_classes: int, in_channels: int, normalisation: Normalisation | None = None) -> nn.Module:
     """ResNet-18 with a 3x3 stem of stride 1 and no max-pooling; 11,173,962 parameters for 10 RGB classes.
 
     Images `[B, in_channels, H, W]` in [0, 1]; logits `[B, num_classes]`. At 32x32 the mean over the last
     feature map is the 4x4 average pooling of the ARD code bases, whose key names are kept.
     Source: He et al. 2016, in the CIFAR form that RSLAD, IAD and ARD use.
     """
-    return ResNet18(num_classes, in_channels)
+    return normalised(ResNet18(num_classes, in_channels), normalisation, in_channels)
 
 
 def recognise(weights: Weights) -> dict[str, Any] | None:

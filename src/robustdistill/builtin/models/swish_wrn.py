@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from robustdistill.builtin.models.layout import params_if_fitting
 from robustdistill.builtin.models.wide_resnet import blocks_per_group
 from robustdistill.errors import UserError
+from robustdistill.normalise import Normalisation, statistics
 from robustdistill.types import Weights
 
-Normalisation = Literal["auto", "cifar10", "cifar100"]
-STATISTICS = {  # mean and standard deviation of R, G and B over the training images
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+InsideNormalisation = Literal["auto"] | Normalisation
 
 
 def build(
@@ -26,7 +23,7 @@ def build(
     in_channels: int,
     depth: PositiveInt,
     width: PositiveInt,
-    normalisation: Normalisation = "auto",
+    normalisation: InsideNormalisation = "auto",
 ) -> nn.Module:
     """WRN-depth-width-swish: pre-activation blocks with x sigmoid(x), (depth - 4) / 6 blocks in each of 3 groups.
 
@@ -37,7 +34,7 @@ def build(
     RGB classes. Raises UserError for a depth that is not 6n + 4.
     Source: Gowal et al. 2020 (arXiv 2010.03593), with the key names of the PyTorch code that they published.
     """
-    mean, std = _statistics(normalisation, num_classes, in_channels)
+    mean, std = inside_statistics(normalisation, num_classes, in_channels)
     return SwishWideResNet(blocks_per_group(depth), width, num_classes, in_channels, mean, std)
 
 
@@ -96,8 +93,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.silu(self.batchnorm_0(x))
-        height, width = x.shape[-2:]
-        padded = active if self.conv_0.padding[0] else F.pad(active, (width % 2, 1, height % 2, 1))
+        padded = active if self.conv_0.padding[0] else same_padded(active)
         out: Tensor = self.conv_1(F.silu(self.batchnorm_1(self.conv_0(padded))))
         return out + (x if self.shortcut is None else self.shortcut(active))
 
@@ -107,11 +103,19 @@ def _group(blocks: int, inputs: int, outputs: int, stride: int = 1) -> nn.Module
     return nn.Sequential(OrderedDict(block=nn.Sequential(Block(inputs, outputs, stride), *rest)))
 
 
-def _statistics(normalisation: Normalisation, num_classes: int, channels: int) -> tuple[list[float], list[float]]:
-    if channels != 3:
-        if normalisation != "auto":
-            raise UserError(f"normalisation {normalisation!r} is for images of 3 channels, not {channels}; use 'auto'")
+def same_padded(x: Tensor) -> Tensor:
+    """`x` as TensorFlow's SAME pads it for a 3x3 convolution of stride 2: after each side, before an odd one too."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (width % 2, 1, height % 2, 1))
+
+
+def inside_statistics(
+    normalisation: InsideNormalisation, num_classes: int, channels: int
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel; "auto" goes by the number of classes and leaves what is not RGB."""
+    if normalisation == "none" or (normalisation == "auto" and channels != 3):
         return [0.0] * channels, [1.0] * channels
+    if normalisation not in ("auto", "half") and channels != 3:
+        raise UserError(f"normalisation {normalisation!r} is for images of 3 channels, not {channels}; use 'auto'")
     own = "cifar100" if num_classes == 100 else "cifar10"
-    mean, std = STATISTICS[own if normalisation == "auto" else normalisation]
-    return list(mean), list(std)
+    return statistics(own if normalisation == "auto" else normalisation, channels)

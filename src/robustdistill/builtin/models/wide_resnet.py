@@ -9,11 +9,18 @@ from torch import Tensor, nn
 
 from robustdistill.builtin.models.layout import params_if_fitting
 from robustdistill.errors import UserError
+from robustdistill.normalise import Normalisation, normalised
 from robustdistill.types import Weights
 
 
 def build(
-    *, num_classes: int, in_channels: int, depth: PositiveInt, width: PositiveInt, dead_block: bool = False
+    *,
+    num_classes: int,
+    in_channels: int,
+    depth: PositiveInt,
+    width: PositiveInt,
+    dead_block: bool = False,
+    normalisation: Normalisation | None = None,
 ) -> nn.Module:
     """WRN-depth-width: pre-activation blocks with ReLU, no dropout, (depth - 4) / 6 blocks in each of 3 groups.
 
@@ -23,7 +30,8 @@ def build(
     map is TRADES' 8x8 average pooling. Raises UserError for a depth that is not 6n + 4.
     Source: Zagoruyko & Komodakis 2016, with the key names of TRADES (Zhang et al. 2019).
     """
-    return WideResNet(blocks_per_group(depth), width, num_classes, in_channels, dead_block)
+    network = WideResNet(blocks_per_group(depth), width, num_classes, in_channels, dead_block)
+    return normalised(network, normalisation, in_channels)
 
 
 def blocks_per_group(depth: int) -> int:

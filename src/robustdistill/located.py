@@ -1,0 +1,65 @@
+"""Where a teacher's weights are: in a registered one's file, which may have to be downloaded, or in a file given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustdistill.errors import UserError
+from robustdistill.naming import architecture, called, refuse_other_data
+from robustdistill.registry import Registry
+from robustdistill.spec import Node
+from robustdistill.store.weights import read_weights
+from robustdistill.types import Teacher
+from robustdistill.zoo import fetch, place
+
+FILES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A teacher's file `path`, its architecture ("" to be recognised) with parameters; its registered name, if any."""
+
+    arch: str
+    params: Mapping[str, Any]
+    path: Path
+    name: str = ""
+    teacher: Teacher | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether the file has to be downloaded first."""
+        return self.teacher is not None and fetch.missing(self.name, self.teacher)
+
+    def refuse_offline(self) -> None:
+        """UserError if it is missing and downloads are forbidden."""
+        if self.teacher is not None and self.missing:
+            fetch.refuse_offline(self.name, self.teacher)
+
+    def fetched(self) -> Path:
+        """The file, downloaded if it is missing. DamagedFile if it is not the teacher's."""
+        if self.teacher is not None:
+            fetch.fetched(self.name, self.teacher, read_weights)
+            place.check(self.name, self.teacher, self.path)
+        return self.path
+
+
+def locate_teacher(node: Node, registry: Registry, data_name: str) -> Located:
+    """Where a teacher's weights are, or will be once they are downloaded. UserError for a name that means none."""
+    head, at, file = node.name.partition("@")
+    names = called(head, registry)
+    known: Teacher | None = registry.get("teacher", names[data_name]) if data_name in names else None
+    if at and (known is None or architecture(head, registry)):
+        return Located(head, node.params, Path(file))
+    if known is not None:
+        params = {**known.params, **node.params}
+        if at:
+            return Located(known.model, params, Path(file))
+        if known.path is None and not known.sources:
+            raise UserError(f"teacher {node.name!r} brings no weights with it: give its file, {node.name}@FILE")
+        name = names[data_name]
+        return Located(known.model, params, place.place(name, known), name, known)
+    path = Path(node.name)
+    if not names and (path.exists() or path.suffix in FILES or len(path.parts) > 1):
+        return Located("", {}, path)
+    return refuse_other_data(node.name, data_name, registry)

@@ -1,0 +1,1 @@
+"""The files of registered teachers: where they lie on this disk, and how they get there."""
