@@ -241,6 +241,52 @@ def test_private_names_stay_in_their_file() -> None:
     assert not [str(i) for i in private]
 
 
+# ---- the packages of plugins/ -----------------------------------------------------------------------------
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+PUBLIC = {f"robustdistill{part}" for part in ("", ".types", ".losses", ".logits", ".testing")}
+OTHERS = {"module": {"torch", "pydantic"}, "tests": {"torch", "numpy", "pytest"}}
+
+
+def beyond_the_public_api(path: Path, source: ast.Module) -> list[str]:
+    """What a file of a package imports besides itself, the public API and what everyone has."""
+    import robustdistill
+
+    folder = path.relative_to(ROOT / "plugins").parts[0]
+    allowed = OTHERS["tests" if "tests" in path.parts else "module"] | set(sys.stdlib_module_names)
+    wrong = []
+    for i in imports(path, source):
+        public = i.module in PUBLIC and (i.module != "robustdistill" or i.name in robustdistill.__all__)
+        if not (public or i.module == folder.replace("-", "_") or (not i.ours and i.target in allowed)):
+            wrong.append(f"{i.module}.{i.name}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: p.name)
+def test_packages_need_the_public_api_alone_and_are_short(path: Path) -> None:
+    assert not beyond_the_public_api(path, tree(path))
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef)]
+    assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > MAX_FUNCTION]
+
+
+@pytest.mark.parametrize(
+    ("source", "fine"),
+    [
+        ("from robustdistill import Logits, hookimpl", True),
+        ("from robustdistill.testing import check_objective", True),
+        ("import robustdistill_mart", True),
+        ("from robustdistill import registry", False),
+        ("from robustdistill.engine.step import min_max", False),
+        ("import robustdistill.builtin.objectives", False),
+        ("def f():\n    from robustdistill_igdm import IGDM", False),
+        ("import timm", False),
+    ],
+)
+def test_what_a_package_may_import_is_read_as_it_is_meant(source: str, fine: bool) -> None:
+    path = ROOT / "plugins" / "robustdistill-mart" / "robustdistill_mart.py"
+    assert (beyond_the_public_api(path, ast.parse(source)) == []) == fine
+
+
 # ---- sizes and words --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", FILES, ids=where)
 def test_files_and_functions_are_short(path: Path) -> None:

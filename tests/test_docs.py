@@ -235,7 +235,7 @@ def test_make_targets_and_other_commands_exist(page: str) -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for text in blocks(page, "sh"):
         for words in map(shlex.split, text.splitlines()):
-            assert words[0] in ("make", "robustdistill", "pip", ".", "python")
+            assert words[0] in ("make", "robustdistill", "pip", "pytest", ".", "python")
             if words[0] == "python":
                 assert (ROOT / words[1]).is_file(), words[1]
             assert words[0] != "make" or set(words[1:]) <= set(targets)
@@ -269,8 +269,8 @@ def made_small(arguments: list[str]) -> list[str]:
     return arguments
 
 
-OWN = ("tutorial.md", "writing-a-plugin.md", "reports.md")  # these have tests of their own
-ELSEWHERE = [(p, call) for p in PAGES if p not in OWN for call in calls(p)]
+OWN = ("tutorial.md", "writing-a-plugin.md", "reports.md", "plugins/")  # these have tests of their own
+ELSEWHERE = [(p, call) for p in PAGES if not p.startswith(OWN) for call in calls(p)]
 
 
 @pytest.mark.parametrize(("page", "arguments"), ELSEWHERE, ids=[f"{p} {' '.join(c)}" for p, c in ELSEWHERE])
@@ -310,21 +310,33 @@ def test_the_python_of_the_tutorial_runs(
     assert out.rstrip().endswith("Finished")
 
 
+def written(page: str) -> dict[str, str]:
+    """The files whose parts a page shows, each part below a comment naming its file."""
+    parts: dict[str, list[str]] = {}
+    for language in ("python", "toml"):
+        for text in blocks(page, language):
+            first, _, rest = text.partition("\n")
+            parts.setdefault(first.removeprefix("# "), []).append(rest.strip("\n"))
+    return {name: "\n\n\n".join(found) + "\n" for name, found in parts.items()}
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The plugin page's files as if they were installed, found by the entry points of its pyproject.toml."""
-    for name, text in files("writing-a-plugin.md", "python").items():
+    for name, text in written("writing-a-plugin.md").items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    project = tomllib.loads(files("writing-a-plugin.md", "toml")["pyproject.toml"])["project"]
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["robustdistill"] | {"extras": "extras"}
     found = [EntryPoint(name, value, "robustdistill") for name, value in points.items()]
     monkeypatch.setattr("robustdistill.plugins.entry_points", lambda group: found if group == "robustdistill" else [])
     monkeypatch.setenv("ROBUSTDISTILL_PLUGINS", ",".join(points))
-    monkeypatch.syspath_prepend(tmp_path)
+    for folder in ("tests", "."):
+        monkeypatch.syspath_prepend(tmp_path / folder)
     default_registry.cache_clear()
     yield Registry(load_plugins())
     default_registry.cache_clear()
-    for name in ("extras", "robustdistill_blend", "test_blend"):
+    for name in ("extras", "robustdistill_example", "test_example"):
         sys.modules.pop(name, None)
 
 
@@ -333,6 +345,15 @@ def trained(registry: Registry, out: Path | None = None, **spec: Any) -> dict[st
     *_, finished = rd.train(tiny | spec, registry=registry, out=out)
     assert isinstance(finished, events.Finished)
     return dict(finished.result)
+
+
+def test_the_tutorial_writes_the_example_package_in_twenty_lines() -> None:
+    pages = written("writing-a-plugin.md")
+    package = ROOT / "plugins" / "robustdistill-example"
+    names = {p.relative_to(package).as_posix() for p in package.rglob("*.*") if p.suffix in (".py", ".toml")}
+    assert names == pages.keys() - {"extras.py"}
+    assert {name: (package / name).read_text() for name in names} == {name: pages[name] for name in names}
+    assert len([line for line in pages["robustdistill_example.py"].splitlines() if line.strip()]) <= 20
 
 
 def test_the_plugin_of_the_page_trains(installed: Registry) -> None:
@@ -344,19 +365,25 @@ def test_the_plugin_of_the_page_trains(installed: Registry) -> None:
 
 
 def test_the_tests_of_the_plugin_page_pass(installed: Registry) -> None:
-    module = importlib.import_module("test_blend")
+    module = importlib.import_module("test_example")
     tests = [f for name, f in vars(module).items() if name.startswith("test_")]
-    assert len(tests) == 3
+    assert len(tests) == 4
     for test in tests:
         test()
 
 
-def test_the_commands_of_the_plugin_page_run(installed: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_plugin_page_run(
+    installed: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for arguments in calls("writing-a-plugin.md"):
-        run([*arguments, "--print-spec"] if arguments[0] == "train" else arguments)
+        run(made_small(arguments))
     out = capsys.readouterr().out
-    assert "robustdistill_blend" in out or "blend" in out
-    assert "mix = 0.3" in out
+    assert "KL(S(x'), mix T(x) + (1 - mix) T(x'))" in out  # explain
+    assert "runs/blend-0.3" in out  # compare
+    assert " 0 fail" in out  # plugins check
+    mixed = [tomllib.loads(Path(f"runs/{n}/spec.toml").read_text())["outer"]["mix"] for n in ("blend", "blend-0.3")]
+    assert mixed == [0.5, 0.3]
 
 
 def test_state_modifier_and_attack_of_the_plugin_page_work(installed: Registry, tmp_path: Path) -> None:
@@ -370,6 +397,10 @@ def test_state_modifier_and_attack_of_the_plugin_page_work(installed: Registry, 
     verdicts = rd.evaluate("digits-clean", attacks=["random", "random-100"], n=40, registry=installed)
     few, many = [v.accuracy for v in verdicts if v.attack.startswith("random")]
     assert many <= few
+
+
+def test_state_modifier_and_attack_of_the_plugin_page_keep_their_contracts(installed: Registry) -> None:
+    run(["plugins", "check", "extras"])  # exit code 7 if a check fails
 
 
 @pytest.mark.parametrize("read", ["float(self.w)", "self.w.item()", "self.w.cpu()", "self.w if self.w > 0 else 0"])

@@ -1,6 +1,7 @@
 """A spec's names turned into objects: student, teachers, method, data."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,36 +17,35 @@ from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
 from robustdistill.errors import PluginError, RobustDistillError, UserError
-from robustdistill.factory import factory, imports
+from robustdistill.factory import CLASSES, factory, imports
 from robustdistill.located import locate_teacher
-from robustdistill.logits import DEFAULT_ROLE, Logits
+from robustdistill.logits import DEFAULT_ROLE
 from robustdistill.modes import seeded
 from robustdistill.normalise import as_the_weights
-from robustdistill.registry import Registry
+from robustdistill.registry import Registry, callable_of
 from robustdistill.spec import ExtraSpec, Node, RunSpec
 from robustdistill.store.weights import load_into, of_second_part, read_weights, recognise
-from robustdistill.types import Dataset, Objective, Split, Splits, Weights
+from robustdistill.types import Dataset, Split, Splits, Weights
 
 NO_ATTACK = "none"
 
 
 def build_game(spec: RunSpec, registry: Registry) -> MinMax:
-    """The method of a spec, with fresh state."""
-    inner = registry.build("inner", spec.inner.name, spec.inner.params)
-    outer = registry.build("outer", spec.outer.name, spec.outer.params)
-    modifiers = [registry.build("modifier", m.name, m.params) for m in spec.modifiers]
+    """The method of a spec, with fresh state. A unit that takes `num_classes` is given the data's."""
+    classes = len(registry.dataset(spec.data.name, spec.data.dir).classes)
+
+    def unit(kind: str, node: Node) -> Any:
+        takes = inspect.signature(callable_of(registry.get(kind, node.name))).parameters
+        return registry.build(kind, node.name, node.params | ({CLASSES: classes} if CLASSES in takes else {}))
+
+    inner, outer = unit("inner", spec.inner), unit("outer", spec.outer)
     attack = None if spec.inner.name == NO_ATTACK else _bound(spec, registry)
-    return min_max(inner, outer, attack, modifiers, spec.attack_bn)
+    return min_max(inner, outer, attack, [unit("modifier", m) for m in spec.modifiers], spec.attack_bn)
 
 
 def _bound(spec: RunSpec, registry: Registry) -> BoundAttack:
-    run = registry.build("attack", spec.attack.name, spec.attack.params)
-
-    def attack(z: Logits, objective: Objective, generator: Generator | None) -> Tensor:
-        x_adv: Tensor = run(z, objective, eps=spec.eps, generator=generator)
-        return x_adv
-
-    return attack
+    run: Callable[..., Tensor] = registry.build("attack", spec.attack.name, spec.attack.params)
+    return lambda z, objective, generator: run(z, objective, eps=spec.eps, generator=generator)
 
 
 def build_student(spec: RunSpec, dataset: Dataset, registry: Registry) -> nn.Module:

@@ -90,10 +90,7 @@ def unit(kind: str, name: str, registry: Registry) -> Pairs:
     elif isinstance(found, Dataset):
         yield from _dataset(found)
     elif isinstance(found, DatasetAt):
-        yield (
-            "directory",
-            f"stands in the name: {name.partition(':')[0]}:PATH; its images, classes and sizes decide the rest",
-        )
+        yield from _text(found.find)
     else:
         yield from _text(callable_of(found))
         given = dict(found.params) if isinstance(found, Attack) else dict(entry.params)

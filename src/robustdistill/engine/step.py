@@ -1,7 +1,10 @@
 """The min-max step: make x' by ascending the inner objective, then descend the outer one at x'."""
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -44,7 +47,11 @@ def min_max(
     modifiers: Sequence[Modifier] = (),
     attack_bn: str = "eval",
 ) -> MinMax:
-    """Wraps the pair by each modifier in turn. UserError if two of them replace the outer update."""
+    """Wraps the pair by each modifier in turn. UserError if two of them replace the outer update.
+
+    An inner objective that is a method of the outer one's class becomes this outer objective's own.
+    """
+    inner = _seated(inner, outer)
     units = nn.ModuleList(u for u in (inner, outer, *modifiers) if isinstance(u, nn.Module))
     updates = [m for m in modifiers if m.replaces_update]
     if len(updates) > 1:
@@ -53,6 +60,24 @@ def min_max(
     for modifier in modifiers:
         inner, outer = modifier.wrap(inner, outer)
     return MinMax(inner, outer, attack, updates[0].update if updates else descend, units, attack_bn)
+
+
+def _seated(inner: Objective, outer: Objective) -> Objective:
+    """`inner`, bound to `outer` if it is a method of its class: two objectives, one state."""
+    function: Any = getattr(inner, "func", inner)  # of a functools.partial
+    if not (owner := belongs_to(function)):
+        return inner
+    method: Any = getattr(outer, function.__name__, None)
+    if getattr(method, "__func__", None) is not function:
+        raise UserError(f"the inner objective is a method of the outer objective {owner}: it goes with that one only")
+    return functools.partial(method, **getattr(inner, "keywords", {}))
+
+
+def belongs_to(objective: Any) -> str:
+    """The name of the class that an inner objective `(self, z, *, ...)` is a method of; empty if it is none."""
+    if not inspect.isfunction(objective) or next(iter(inspect.signature(objective).parameters), "") != "self":
+        return ""
+    return str(objective.__qualname__).rpartition(".")[0]
 
 
 def step(

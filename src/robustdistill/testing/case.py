@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from robustdistill.testing.checks import called
-from robustdistill.testing.problem import Watched
+from robustdistill.testing.problem import Watched, sized
 from robustdistill.types import Objective
 
 
@@ -32,7 +32,8 @@ class Case:
         """A fresh objective; its state in `dtype`, as a run of that precision has it."""
         if isinstance(self.unit, nn.Module):
             return copy.deepcopy(self.unit).to(dtype)
-        made = self.unit(**self.params) if inspect.isclass(self.unit) else functools.partial(self.unit, **self.params)
+        params = sized(self.unit) | dict(self.params)
+        made = self.unit(**params) if inspect.isclass(self.unit) else functools.partial(self.unit, **params)
         return cast(Objective, made.to(dtype) if isinstance(made, nn.Module) else made)
 
     def loss(self, z: Watched) -> torch.Tensor:

@@ -17,7 +17,7 @@ class Constants(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: list[Any] = []
+        self.noted: list[tuple[Any, bool]] = []  # a value, and whether it is the first argument, moved in place
         self._place: int | None = None
         self._off = False  # in a `no_grad` of the function's own
 
@@ -34,10 +34,13 @@ class Constants(TorchFunctionMode):
             return func(*args, **kwargs)
         if self._place is None:
             found = func(*args, **kwargs)
-            self.noted.append(_apart(found))
+            self.noted.append((_apart(found), bool(args) and found is args[0]))
             return found
         self._place += 1
-        return self.noted[self._place - 1]
+        found, in_place = self.noted[self._place - 1]
+        if found is None:  # such as `state[i] = constant`: it is done again
+            return func(*args, **kwargs)
+        return args[0].copy_(found) if in_place else found  # the state of a fresh unit has to follow
 
     def _switched(self, on: bool) -> None:
         if on or torch.is_grad_enabled():

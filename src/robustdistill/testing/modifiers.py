@@ -14,7 +14,17 @@ from robustdistill.engine.step import MinMax, min_max, step
 from robustdistill.engine.tape import Tapes
 from robustdistill.registry import Registry, default_registry
 from robustdistill.testing.checks import Check, called, hold, stopped
-from robustdistill.testing.problem import CLASSES, SHAPE, Small, Teachers, images, pose, same_global_rng, two_steps
+from robustdistill.testing.problem import (
+    CLASSES,
+    SHAPE,
+    Small,
+    Teachers,
+    images,
+    pose,
+    same_global_rng,
+    sized,
+    two_steps,
+)
 from robustdistill.testing.signatures import annotated, by_keyword
 from robustdistill.testing.state import keeps_its_state, moves_in_place
 from robustdistill.types import Modifier
@@ -38,7 +48,7 @@ class ModifierCase:
 
     def make(self) -> Modifier:
         """A fresh one."""
-        modifier: Modifier = self.unit(**self.params)
+        modifier: Modifier = self.unit(**sized(self.unit) | dict(self.params))
         return modifier
 
     def game(self, method: str = "mmard", modifier: Modifier | None = None) -> MinMax:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from robustdistill.assemble import NO_ATTACK
+from robustdistill.engine.step import belongs_to
 from robustdistill.plugins import Plugin
 from robustdistill.registry import KINDS, Registry, callable_of, params_model
 from robustdistill.testing.attacks import ATTACK_CHECKS, AttackCase
@@ -87,6 +88,9 @@ def _of(kind: str, name: str, unit: Any, registry: Registry, skip: Collection[st
         return
     if needed := _needed(unit) if kind in ("inner", "outer", "attack", "modifier") else ():
         yield Finding("all", NONE, f"has no defaults for {', '.join(needed)}; check it in a test, with values")
+        return
+    if kind == "inner" and belongs_to(unit):
+        yield Finding("all", NONE, f"a method of {belongs_to(unit)}, checked in the methods that name both")
         return
     own = NOT_OF_NO_ATTACK if (kind, name) == ("inner", NO_ATTACK) else set[str]()
     left_out = {name_of(c) for c in CHECKS[kind]} & (own | set(skip))

@@ -1,5 +1,6 @@
 """The small problem that checks pose: networks of some hundred parameters, a batch of images, a step of the engine."""
 
+import inspect
 import random
 import typing
 import zlib
@@ -98,6 +99,11 @@ def pose(
     z = Watched(x, y, networks, clock=clock or Clock.at(1, 2, x.device), reductions=reductions)
     z.used = used
     return z.update(x_adv) if learning else z.at(x_adv)
+
+
+def sized(unit: Any) -> dict[str, Any]:
+    """What the engine gives a class of objectives or modifiers: `num_classes`, if it takes that."""
+    return {"num_classes": CLASSES} if "num_classes" in inspect.signature(unit).parameters else {}
 
 
 def cross_entropy(z: Logits) -> Tensor:
