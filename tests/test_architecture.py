@@ -85,7 +85,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch numpy pydantic",
     ),
     "scaffold": ("errors registry store", ""),
-    "bench": ("assemble data engine errors located logits modes prepare registry selection spec store types", "torch"),
+    "bench": (
+        "assemble data engine errors factory located logits modes prepare registry selection spec store types",
+        "torch",
+    ),
     "cli": (
         "__version__ architectures bench doctor errors events judging naming targets run prepare assemble resolve "
         "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold",

@@ -521,6 +521,13 @@ def test_explain_a_method_and_its_variant() -> None:
     assert "BatchNorm: train" in official
 
 
+def test_explain_tells_the_choices_of_a_parameter() -> None:
+    plain = "none | cifar10 | cifar100 | cifar10-image-std | imagenet | half"
+    assert f"normalisation = none   ({plain})" in rd("explain", "rn-18").out
+    assert f"normalisation = auto   (auto | {plain})" in rd("explain", "wrn-16-2-swish").out
+    assert "stem = default   (default | cifar)" in rd("explain", "timm:test_resnet").out
+
+
 @pytest.mark.parametrize("kind", ["method", "inner", "outer", "attack", "model", "teacher", "dataset", "modifier"])
 def test_everything_that_has_a_name_can_be_explained(kind: str) -> None:
     for name in default_registry().names(kind):

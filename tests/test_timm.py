@@ -258,3 +258,12 @@ def test_an_architecture_of_timm_and_a_file_is_a_teacher(tmp_path: Path) -> None
     save_file({k: v for k, v in own.items() if k != "fc.bias"}, file)
     with pytest.raises(UserError, match=r"missing fc\.bias; unexpected nothing"):
         build_teacher(Node(name=f"timm:test_resnet@{file}"), DIGITS, default_registry(), "digits")
+
+
+def test_a_benchmark_takes_a_network_of_timm() -> None:
+    """Nothing is downloaded: the teacher's weights are random."""
+    from robustdistill.bench.standin import teachers_for
+
+    spec = resolve([{"method": "ard", "teacher": "timm:test_resnet"}], default_registry())
+    made_ = teachers_for(spec, DIGITS, default_registry())
+    assert made_["robust"](torch.rand(2, 1, 8, 8)).shape == (2, 10)

@@ -1,5 +1,6 @@
 """Teachers' files from servers that misbehave, one test a way; nothing here asks a server outside this machine."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -157,6 +158,35 @@ def test_the_next_run_goes_on_too() -> None:
         assert come(server.url).read_bytes() == FILE
     assert server.ranges()[-1] == f"bytes={HALF}-"
     assert folder() == ["far-digits.pt", "far-digits.pt.json"]
+
+
+KILLED = """
+import sys
+from robustdistill.types import Teacher
+from robustdistill.zoo import fetch
+fetch.fetched("far", Teacher("digits-net", None, "digits", sources=(sys.argv[1],)), lambda path: None)
+"""
+
+
+def test_a_process_that_is_killed_leaves_what_the_next_one_goes_on_with() -> None:
+    over, part = Event(), place.place("far", teacher()).with_name("far-digits.pt.part")
+
+    def hangs(request: Any) -> None:
+        servers.broken_off(FILE, HALF)(request)
+        over.wait(30)
+
+    with serving(hangs, servers.whole(FILE)) as server:
+        environment = os.environ | {"HF_HUB_OFFLINE": "0", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+        process = subprocess.Popen([sys.executable, "-c", KILLED, server.url], env=environment)
+        while not (part.exists() and part.stat().st_size == HALF):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it ended by itself with {process.wait(0.02)}")
+        process.kill()
+        process.wait()
+        over.set()
+        assert not place.place("far", teacher()).exists()
+        assert come(server.url).read_bytes() == FILE
+    assert server.ranges() == [None, f"bytes={HALF}-"]
 
 
 def test_a_file_that_changed_meanwhile_is_begun_anew() -> None:

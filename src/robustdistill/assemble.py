@@ -107,11 +107,12 @@ def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], 
     Raises UserError if the architecture is not recognised.
     """
     arch, params = recognise(weights, registry.units("model"))
-    build = registry.build("model", arch, registry.params("model", arch, params, arch))
+    node = Node(name=arch, **registry.params("model", arch, params, arch))
     shapes = {name: value.shape for name, value in weights.items()}
 
     def takes(data: Dataset) -> bool:
         try:
+            build = factory(node, registry, data.size)
             with torch.device("meta"):
                 own = build(num_classes=len(data.classes), in_channels=data.channels).state_dict()
         except Exception:  # an architecture need not be made for every data set

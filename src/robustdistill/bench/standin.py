@@ -8,10 +8,11 @@ from torch import nn
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.execution import freeze
 from robustdistill.errors import UserError
+from robustdistill.factory import factory
 from robustdistill.located import locate_teacher
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry
-from robustdistill.spec import RunSpec
+from robustdistill.spec import Node, RunSpec
 from robustdistill.types import Dataset, Split, Splits
 
 TRAIN, HOLDOUT = 48_000, 2_000  # CIFAR-10's
@@ -53,9 +54,9 @@ def _random(seed: int, name: str, params: Mapping[str, object], dataset: Dataset
     known = registry.units("teacher").get(name)
     arch, given = (known.model, {**known.params, **params}) if known else (name, dict(params))
     with seeded(key(seed, "bench teacher"), torch.device("cpu")):
-        network: nn.Module = registry.build("model", arch, registry.params("model", arch, given, f"teacher {name}"))(
-            num_classes=len(dataset.classes), in_channels=dataset.channels
-        )
+        made = Node(name=arch, **registry.params("model", arch, given, f"teacher {name}"))
+        build = factory(made, registry, dataset.size)
+        network = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
         return freeze(_settled(network, torch.rand(16, dataset.channels, dataset.size, dataset.size)))
 
 

@@ -150,13 +150,14 @@ def parameters(kind: str, node: Node, registry: Registry) -> list[str]:
         value = node.params.get(name, "needed" if field.is_required() else default)
         other = "" if field.is_required() or value == default else f"default {default}"
         told = ", ".join(t for t in (_range(field), other) if t)
-        lines.append(f"{name} = {value}" + (f"   ({told})" if told else ""))
+        lines.append(f"{name} = {'none' if value is None else value}" + (f"   ({told})" if told else ""))
     return lines
 
 
 def _range(field: Any) -> str:
-    if typing.get_origin(field.annotation) is typing.Literal:
-        return " | ".join(map(str, typing.get_args(field.annotation)))
+    kinds = (field.annotation, *typing.get_args(field.annotation))  # a choice, or several with or without none
+    if choices := [c for k in kinds if typing.get_origin(k) is typing.Literal for c in typing.get_args(k)]:
+        return " | ".join(map(str, choices))
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{sign} {getattr(m, key)}" for m in field.metadata for key, sign in signs.items() if hasattr(m, key)]
     return ", ".join(bounds)

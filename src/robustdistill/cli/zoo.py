@@ -44,7 +44,7 @@ def _parameters(teacher: "Teacher", registry: "Registry") -> int | None:
     from robustdistill.spec import Node
 
     try:
-        dataset = registry.get("dataset", teacher.dataset)
+        dataset = registry.dataset(teacher.dataset)
         network = shape_of(teacher.model, teacher.params, Node(name=teacher.model), dataset, registry)
     except RobustDistillError:
         return None
@@ -58,6 +58,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _row(r: Mapping[str, Any]) -> tuple[str, ...]:
+    if "architecture" not in r:
+        return (r["name"], "clash", *"-------")
     guess = f"~{4 * r['parameters'] / 1e6:.0f}" if r["parameters"] else "-"
     return (
         r["name"],
