@@ -339,7 +339,7 @@ def test_parts(home: Path, changes: list[tuple[str, float, bytes]]) -> None:
 
 
 def pixels(load: Callable[[], Any]) -> Any:
-    return [np.asarray(t) for split in vars(load()).values() for t in (split.images, split.labels)]
+    return [np.asarray(t) for split in vars(load()).values() if split for t in (split.images, split.labels)]
 
 
 @fuzz("cache")
