@@ -45,8 +45,8 @@ def find(registry: Registry, pattern: str | None = None, counted: bool = True) -
     found = [(n, f) for n, f in _registered(registry) if pattern is None or fnmatch.fnmatchcase(n, pattern)]
     if not found and pattern is not None:
         found = [(name, _family(name, registry)) for name in _of_families(pattern, registry)]
-    if not found:
-        raise UserError(f"none of the models is named {pattern!r}{nearest(str(pattern), registry.names('model'))}")
+    if not found and pattern is not None:
+        raise UserError(f"none of the models is named {pattern!r}{nearest(pattern, registry.names('model'))}")
     return [_told(name, family, registry, counted and len(found) <= MOST) for name, family in found]
 
 
