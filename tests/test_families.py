@@ -14,6 +14,7 @@ import families
 from families import FAMILIES, Family, Weights
 from robustdistill.assemble import build_teacher
 from robustdistill.errors import UserError
+from robustdistill.normalise import as_the_weights
 from robustdistill.registry import default_registry, match_template
 from robustdistill.spec import Node
 
@@ -147,6 +148,21 @@ def test_a_normalisation_that_makes_no_sense_is_refused(buffers: Weights, tmp_pa
     w = families.weights(FAMILIES["resnet-14"].shapes(10))
     with pytest.raises(UserError, match="normalises its input"):
         teacher(put(tmp_path / "w.pt", w | buffers))
+
+
+class Inside(nn.Module):
+    """A plugin's network, say, that normalises by buffers of its own names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mu", torch.zeros(3, 1, 1))
+        self.register_buffer("sigma", torch.ones(3, 1, 1))
+
+
+def test_a_network_that_has_these_buffers_itself_is_left_alone() -> None:
+    network, w = Inside(), {"mu": MEAN, "sigma": STD}
+    assert as_the_weights(network, w, 3) == (network, w)
+    assert as_the_weights(network, {}, 3) == (network, {})
 
 
 # ---- normalisation that the user says -----------------------------------------------------------------------

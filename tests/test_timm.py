@@ -1,6 +1,8 @@
 """timm's networks by name: as students untrained and of any size, as teachers with their normalisation inside."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 import robustdistill as rd
 from robustdistill.assemble import build_student, build_teacher
 from robustdistill.builtin.models import resnet
-from robustdistill.errors import UserError
+from robustdistill.errors import DamagedFile, UserError
 from robustdistill.events import Finished, Stepped
 from robustdistill.plugins import Plugin, load_plugins
 from robustdistill.registry import Registry, default_registry
@@ -38,6 +40,13 @@ def made(network: str, size: int = 32, classes: int = 10, channels: int = 3, **p
 def test_a_student_is_made_for_the_data(name: str, size: int, classes: int, channels: int) -> None:
     network = made(name, size, classes, channels).eval()
     assert network(torch.rand(2, channels, size, size)).shape == (2, classes)
+
+
+def test_a_network_for_one_size_is_made_for_that_of_the_data() -> None:
+    """A transformer of 224 pixels has places for the four patches of 32 pixels and a class token."""
+    network = made("vit_tiny_patch16_224", 32).eval()
+    assert network.get_parameter("pos_embed").shape == (1, 5, 192)
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_a_resnet_with_the_cifar_stem_is_the_one_of_the_ard_papers() -> None:
@@ -267,3 +276,27 @@ def test_a_benchmark_takes_a_network_of_timm() -> None:
     spec = resolve([{"method": "ard", "teacher": "timm:test_resnet"}], default_registry())
     made_ = teachers_for(spec, DIGITS, default_registry())
     assert made_["robust"](torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+class Malicious:
+    """Makes a folder when unpickled by anything that runs code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("role", ["teacher", "target of eval"])
+def test_nothing_in_a_folder_is_executed(role: str, tmp_path: Path) -> None:
+    name, _ = folder(tmp_path / "net")
+    (tmp_path / "net" / "model.safetensors").unlink()
+    torch.save({"fc.weight": Malicious(tmp_path / "marker")}, tmp_path / "net" / "pytorch_model.bin")
+    if role == "teacher":
+        doing: Iterator[Any] = rd.train(SMALL | {"method": "ard", "teacher": name})
+    else:
+        doing = rd.evaluate(name, data="digits", attacks=["clean"], n=4, device="cpu")
+    with pytest.raises(DamagedFile, match="can only be read by running code; nothing was run"):
+        list(doing)
+    assert not (tmp_path / "marker").exists()

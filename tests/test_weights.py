@@ -344,6 +344,27 @@ def test_a_module_that_wraps_its_network_reads_plain_and_own_weights(tmp_path: P
     assert equal(target.state_dict(), source.state_dict())
 
 
+class Shift(nn.Module):
+    """The first part of a sequence that normalises."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1,), mean))
+        self.register_buffer("std", torch.full((1,), 0.25))
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_sequence_reads_plain_and_own_weights(numbered: bool, tmp_path: Path) -> None:
+    source, target = (nn.Sequential(Shift(mean), net()) if numbered else nn.Sequential(net()) for mean in (0.5, 0.0))
+    save_weights(tmp_path / "w", source.state_dict())
+    read = read_weights(tmp_path / "w")
+    assert read.keys() == {*net().state_dict(), *(("mean", "std") if numbered else ())}
+    load_into(target, read, "teacher x")
+    assert equal(target.state_dict(), source.state_dict())
+    load_into(target, source.state_dict(), "teacher x")
+    assert equal(target.state_dict(), source.state_dict())
+
+
 def misfit(module: nn.Module, weights: dict[str, Tensor]) -> str:
     before = {k: v.clone() for k, v in module.state_dict().items()}
     with pytest.raises(UserError) as caught:
