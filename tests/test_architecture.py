@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "saving": ("errors events prepare store types", ""),
-    "targets": ("assemble hub naming registry run spec store stored", "torch"),
+    "targets": ("assemble naming registry run spec store stored", "torch"),
     "judging": (
         "__version__ assemble checks data engine errors evaluation quantities registry store surroundings targets "
         "types",

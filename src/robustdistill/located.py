@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdistill.errors import UserError
-from robustdistill.naming import architecture, called, refuse_other_data
+from robustdistill.naming import called, refuse_other_data
 from robustdistill.registry import Registry
 from robustdistill.spec import Node
 from robustdistill.store.weights import read_weights
@@ -49,7 +49,7 @@ def locate_teacher(node: Node, registry: Registry, data_name: str) -> Located:
     head, at, file = node.name.partition("@")
     names = called(head, registry)
     known: Teacher | None = registry.get("teacher", names[data_name]) if data_name in names else None
-    if at and (known is None or architecture(head, registry)):
+    if at and (known is None or registry.knows("model", head)):
         return Located(head, node.params, Path(file))
     if known is not None:
         params = {**known.params, **node.params}

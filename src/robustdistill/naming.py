@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from robustdistill.errors import PluginError, UserError
-from robustdistill.registry import Registry, match_template
+from robustdistill.registry import Registry
 
 
 def called(name: str, registry: Registry) -> dict[str, str]:
@@ -31,7 +31,7 @@ def registered(name: str, data: str, registry: Registry) -> str:
     What names no teacher of that data set is left as it is.
     """
     head, at, file = name.partition("@")
-    if at and architecture(head, registry):
+    if at and registry.knows("model", head):
         return name
     return called(head, registry).get(data, head) + at + file
 
@@ -55,14 +55,9 @@ def dataset_of(names: Iterable[str], registry: Registry) -> str | None:
     return shared[0]
 
 
-def architecture(name: str, registry: Registry) -> bool:
-    """Whether `name` is that of an architecture."""
-    return any(match_template(m, name) is not None or m == name for m in registry.names("model"))
-
-
 def refuse_other_data(name: str, data: str, registry: Registry) -> NoReturn:
     """UserError for the name of a teacher that was trained on other data, or of none at all."""
-    arch = architecture(name, registry)
+    arch = registry.knows("model", name)
     if others := called(name, registry):
         file = f"; another network of that architecture takes its file, {name}@FILE" if arch else ""
         raise UserError(f"teacher {name!r} was trained on {' and '.join(others)}; the run's data is {data}{file}")

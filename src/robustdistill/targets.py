@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from robustdistill import assemble, hub
+from robustdistill import assemble
 from robustdistill.naming import dataset_of, registered
 from robustdistill.registry import Registry
 from robustdistill.run import load
@@ -43,7 +43,7 @@ def find_target(
     name, folder = registry.placed(data or dataset_of([str(model)], registry) or DEFAULT_DATA)
     directory = directory if directory is not None else folder
     dataset = registry.dataset(name, directory)
-    model = str(model) if hub.names(str(model)) else registered(str(model), name, registry)
+    model = registered(str(model), name, registry)
     network = assemble.build_teacher(Node(name=model), dataset, registry, name)
     return Target(network, str(model), name, directory, None)
 

@@ -20,7 +20,7 @@ from robustdistill.errors import UserError
 from robustdistill.evaluation.looks import probabilities
 from robustdistill.losses import full_precision
 from robustdistill.modes import seeded, untouched
-from robustdistill.naming import architecture, called
+from robustdistill.naming import called
 from robustdistill.registry import Registry
 from robustdistill.spec import RunSpec
 from robustdistill.types import Split, Teacher
@@ -62,7 +62,7 @@ def stated(spec: RunSpec, role: str, registry: Registry) -> float | None:
     name, at, _ = spec.teachers[role].name.partition("@")
     key = called(name, registry).get(spec.data.name)
     known: Teacher | None = registry.get("teacher", key) if key else None
-    other = at and key != name and architecture(name, registry)
+    other = at and key != name and registry.knows("model", name)
     return None if known is None or other else known.clean
 
 

@@ -35,9 +35,9 @@ def explain(
 def _units(name: str, registry: "Registry") -> list[tuple[str, str]]:
     """Everything of that name, by kind and registered name."""
     from robustdistill.naming import called
-    from robustdistill.registry import KINDS, match_template
+    from robustdistill.registry import KINDS
 
-    kinds = [k for k in KINDS if any(n == name or match_template(n, name) is not None for n in registry.names(k))]
+    kinds = [k for k in KINDS if registry.knows(k, name)]
     found = [(kind, name) for kind in kinds] + [("teacher", n) for n in called(name, registry).values() if n != name]
     if not found:
         if isinstance(blamed := registry.unknown("method", name), PluginError):

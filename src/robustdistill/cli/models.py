@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from robustdistill.cli.listing import source
+
 if TYPE_CHECKING:
     from robustdistill.registry import Registry
 
@@ -16,7 +18,7 @@ def records(registry: "Registry", pattern: str | None, counted: bool = True) -> 
             "kind": "model",
             "name": a.name,
             "summary": a.summary,
-            "from": a.origin.partition(" (")[0],
+            "from": source(a.origin),
             "family": a.family,
             "layout": a.layout,
             "parameters": a.parameters,
