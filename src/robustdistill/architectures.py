@@ -11,7 +11,7 @@ from torch import nn
 from robustdistill import hub
 from robustdistill.engine.work import forward_flops
 from robustdistill.errors import RobustDistillError, UserError, nearest
-from robustdistill.factory import factory
+from robustdistill.factory import built
 from robustdistill.registry import Registry, match_template
 from robustdistill.spec import Node
 
@@ -79,8 +79,8 @@ def _told(name: str, family: str, registry: Registry, counted: bool) -> Architec
 
 def _made(name: str, registry: Registry) -> nn.Module | None:
     try:
-        build = factory(Node(name=name, **registry.params("model", name, {}, name)), registry, IMAGE[1])
+        node, (channels, size, _) = Node(name=name, **registry.params("model", name, {}, name)), IMAGE
         with torch.device("meta"):
-            return build(num_classes=CLASSES, in_channels=IMAGE[0])
+            return built(node, registry, classes=CLASSES, channels=channels, size=size)
     except RobustDistillError:  # not for such images, or not without parameters of its own
         return None

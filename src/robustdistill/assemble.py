@@ -17,7 +17,7 @@ from robustdistill.engine.dryrun import Reads, dry_step
 from robustdistill.engine.execution import freeze
 from robustdistill.engine.step import BoundAttack, MinMax, min_max
 from robustdistill.errors import PluginError, RobustDistillError, UserError
-from robustdistill.factory import CLASSES, factory, imports
+from robustdistill.factory import CLASSES, built, imports
 from robustdistill.located import locate_teacher
 from robustdistill.logits import DEFAULT_ROLE
 from robustdistill.modes import seeded
@@ -50,10 +50,8 @@ def _bound(spec: RunSpec, registry: Registry) -> BoundAttack:
 
 def build_student(spec: RunSpec, dataset: Dataset, registry: Registry) -> nn.Module:
     """The student with initial weights that the seed alone decides; the global random state is left alone."""
-    build = factory(spec.student, registry, dataset.size)
     with seeded(key(spec.seed, "student"), torch.device("cpu")):
-        network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
-    return network
+        return built(spec.student, registry, **dataset.sizes)
 
 
 def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> nn.Module:
@@ -75,7 +73,7 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
         params = {**_seen(arch, weights, registry), **params}
     else:
         arch, params = recognise(weights, registry.units("model"))
-    network = _built(arch, params, node, dataset, registry)
+    network = _untrained(arch, params, node, dataset, registry)
     if not imports(arch, registry):
         network, weights = as_the_weights(network, weights, dataset.channels)
     load_into(network, weights, what)
@@ -91,14 +89,13 @@ def blank_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
 def shape_of(arch: str, params: Mapping[str, Any], node: Node, dataset: Dataset, registry: Registry) -> nn.Module:
     """A teacher's architecture on device meta, where it has no weights."""
     with torch.device("meta"):
-        return _built(arch, params, node, dataset, registry)
+        return _untrained(arch, params, node, dataset, registry)
 
 
-def _built(arch: str, params: Mapping[str, Any], node: Node, dataset: Dataset, registry: Registry) -> nn.Module:
+def _untrained(arch: str, params: Mapping[str, Any], node: Node, dataset: Dataset, registry: Registry) -> nn.Module:
+    """A teacher's architecture with its initial weights."""
     given = params if imports(arch, registry) else registry.params("model", arch, params, f"teacher {node.name}")
-    build = factory(Node(name=arch, **given), registry, dataset.size)
-    network: nn.Module = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
-    return network
+    return built(Node(name=arch, **given), registry, **dataset.sizes)
 
 
 def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], list[str]]:
@@ -112,9 +109,8 @@ def fitting(weights: Weights, registry: Registry) -> tuple[str, dict[str, Any], 
 
     def takes(data: Dataset) -> bool:
         try:
-            build = factory(node, registry, data.size)
             with torch.device("meta"):
-                own = build(num_classes=len(data.classes), in_channels=data.channels).state_dict()
+                own = built(node, registry, **data.sizes).state_dict()
         except Exception:  # an architecture need not be made for every data set
             return False
         return all(own[name].shape == shape for name, shape in shapes.items() if name in own)

@@ -17,11 +17,15 @@ CLASSES, IMAGE_SIZE = "num_classes", "image_size"
 TRAINED = ("hf-hub:", "local-dir:")
 
 
-def factory(node: Node, registry: Registry, image_size: int) -> Callable[..., nn.Module]:
-    """What builds the network that `node` names, called with `num_classes` and `in_channels`.
+def built(node: Node, registry: Registry, *, classes: int, channels: int, size: int) -> nn.Module:
+    """The network that `node` names, untrained, for images `[channels, size, size]`.
 
-    A network that is made for one size of image takes `image_size` too. UserError for the name of trained weights.
+    UserError for the name of trained weights. One that is made for one size of image is told it.
     """
+    return _factory(node, registry, size)(num_classes=classes, in_channels=channels)
+
+
+def _factory(node: Node, registry: Registry, image_size: int) -> Callable[..., nn.Module]:
     if node.name.startswith(TRAINED):
         raise UserError(
             f"{node.name!r} names trained weights; a student starts without: name its architecture, timm:NAME"

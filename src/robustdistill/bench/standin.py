@@ -8,7 +8,7 @@ from torch import nn
 from robustdistill.data.keys import generator, key
 from robustdistill.engine.execution import freeze
 from robustdistill.errors import UserError
-from robustdistill.factory import factory
+from robustdistill.factory import built
 from robustdistill.located import locate_teacher
 from robustdistill.modes import seeded
 from robustdistill.registry import Registry
@@ -55,8 +55,7 @@ def _random(seed: int, name: str, params: Mapping[str, object], dataset: Dataset
     arch, given = (known.model, {**known.params, **params}) if known else (name, dict(params))
     with seeded(key(seed, "bench teacher"), torch.device("cpu")):
         made = Node(name=arch, **registry.params("model", arch, given, f"teacher {name}"))
-        build = factory(made, registry, dataset.size)
-        network = build(num_classes=len(dataset.classes), in_channels=dataset.channels)
+        network = built(made, registry, **dataset.sizes)
         return freeze(_settled(network, torch.rand(16, dataset.channels, dataset.size, dataset.size)))
 
 

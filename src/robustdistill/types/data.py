@@ -60,6 +60,11 @@ class Dataset:
     summary: str = ""
     licence: str = ""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a network for its images must know: the numbers of classes and channels, and the side in pixels."""
+        return {"classes": len(self.classes), "channels": self.channels, "size": self.size}
+
     def layer(self) -> dict[str, Any]:
         """What the data set decides, as a layer of a run spec."""
         return {
