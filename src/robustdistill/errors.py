@@ -4,6 +4,7 @@ Every class carries the exit code that the command line ends with.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,16 @@ class PluginError(RobustDistillError):
     """A plugin that the run asked for does not work."""
 
     exit_code = 7
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether there is no room left on a disk, or in a quota."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,11 +7,10 @@ import traceback
 import warnings
 from collections.abc import Iterator
 
-from robustdistill.errors import RobustDistillError
+from robustdistill.errors import RobustDistillError, disk_full
 
 BUG = 1
 INPUT, MEMORY, DISK, INTERRUPTED = 2, 5, 6, 130
-FULL = {errno.ENOSPC, errno.EDQUOT}
 UNWRITTEN = {
     errno.EFBIG: "a file grew beyond the limit on file sizes",
     errno.EIO: "the disk failed",
@@ -50,7 +49,7 @@ def sentence(error: BaseException) -> tuple[str, int] | None:
         return "interrupted", INTERRUPTED
     if _out_of_memory(error):
         return f"out of memory: {MEMORY_ADVICE}", MEMORY
-    if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+    if disk_full(error) or "No space left on device" in str(error):
         return f"the disk is full{_file(error)}; make room, then go on with `train --resume RUN`", DISK
     if getattr(error, "errno", None) in UNWRITTEN:
         what = UNWRITTEN[error.errno]  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 What is said on the way goes to the log `robustdistill`, which without a setting of its own writes to stderr.
 """
 
-import errno
 import hashlib
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from robustdistill.data import cache, cifar_batches, parquet
-from robustdistill.errors import DamagedFile, UserError
+from robustdistill.errors import DamagedFile, UserError, disk_full, first_line
 
 LOG = logging.getLogger("robustdistill")
 KIND = "dataset"  # what the hub calls a repository of data
@@ -103,9 +102,9 @@ def _downloaded(origin: Origin, hub: str) -> Path:
 
 def _cause(error: Exception) -> str:
     """An error in a line. A full disk is no reason to look elsewhere: raised again."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_full(error):
         raise error
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 # ---- the hub ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustdistill.data.arrays import Arrays, checked_labels, joined
-from robustdistill.errors import DamagedFile, UserError
+from robustdistill.errors import DamagedFile, UserError, first_line
 
 IMAGE_COLUMNS = ("img", "image")
 
@@ -60,8 +60,7 @@ def opened(path: Path) -> Iterator[Any]:
         with pq.ParquetFile(path) as file:
             yield file
     except Exception as error:  # pyarrow raises errors of many types on damaged bytes
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DamagedFile(f"{path} cannot be read as parquet ({cause}); download it again") from error
+        raise DamagedFile(f"{path} cannot be read as parquet ({first_line(error)}); download it again") from error
 
 
 def _columns(path: Path, label: str) -> tuple[list[Any], list[Any]]:

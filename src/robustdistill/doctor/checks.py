@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from robustdistill.doctor.finding import FAILS, Asked, Finding, fails, line
-from robustdistill.errors import RobustDistillError
+from robustdistill.doctor.finding import FAILS, Asked, Finding, fails
+from robustdistill.errors import RobustDistillError, first_line
 
 Check = Callable[[Asked], Finding | list[Finding]]
 
@@ -14,7 +14,7 @@ def examine(asked: Asked, checks: "Sequence[Check] | None" = None) -> list[Findi
     try:
         Path.cwd()
     except OSError as error:  # nothing else is tried: torch's libraries end a process whose folder was deleted
-        return [fails("current folder", f"cannot be used: {line(error)}", "change to another folder")]
+        return [fails("current folder", f"cannot be used: {first_line(error)}", "change to another folder")]
     return [found for check in (all_checks() if checks is None else checks) for found in _guarded(check, asked)]
 
 
@@ -40,8 +40,8 @@ def _guarded(check: Check, asked: Asked) -> list[Finding]:
     try:
         found = check(asked)
     except RobustDistillError as error:
-        return [fails(name, line(error), "do as it says, then ask again")]
+        return [fails(name, first_line(error), "do as it says, then ask again")]
     except Exception as error:
-        told = f"this check itself fails: {type(error).__name__}: {line(error)}"
+        told = f"this check itself fails: {type(error).__name__}: {first_line(error)}"
         return [fails(name, told, "if the lines above do not explain it, report it")]
     return [found] if isinstance(found, Finding) else found

@@ -45,11 +45,6 @@ def fails(check: str, found: str, advice: str, *, needed: bool = True) -> Findin
     return Finding(check, FAILS, found, advice, needed)
 
 
-def line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def size(n: float) -> str:
     """Bytes as people say them: "1.2 GB", "340 MB"."""
     return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.0f} MB"

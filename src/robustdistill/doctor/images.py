@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustdistill.doctor.finding import Asked, Finding, fails, line, note, ok
+from robustdistill.doctor.finding import Asked, Finding, fails, note, ok
+from robustdistill.errors import first_line
 
 if TYPE_CHECKING:  # what they import may be missing here: functions import what they use
     from robustdistill.registry import Registry
@@ -29,7 +30,9 @@ def _one(name: str, registry: "Registry", directory: Path | None, needed: bool) 
             return _cifar(name, directory, needed)
         return _other(name, registry, directory)
     except Exception as error:
-        return fails(check, line(error), "see `robustdistill list datasets`; or use another --data", needed=needed)
+        return fails(
+            check, first_line(error), "see `robustdistill list datasets`; or use another --data", needed=needed
+        )
 
 
 def _cifar(name: str, directory: Path | None, needed: bool) -> Finding:

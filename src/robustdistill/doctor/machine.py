@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustdistill.doctor.finding import Asked, Finding, fails, line, note, ok, size
+from robustdistill.doctor.finding import Asked, Finding, fails, note, ok, size
 from robustdistill.doctor.software import installed
-from robustdistill.errors import UserError
+from robustdistill.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def _no_cuda() -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except Exception as error:
-        return line(error)
+        return first_line(error)
     return "" if torch.cuda.is_available() else "torch finds no device"
 
 
@@ -83,7 +83,7 @@ def arithmetic(asked: Asked) -> Finding:
         made, exact = _gradient(chosen, torch.float32), _gradient(torch.device("cpu"), torch.float64)
     except Exception as error:  # a driver's, cuDNN's or memory's; a build of torch without code for this GPU
         advice = "install a torch that was built for this device, see pytorch.org; or use --device cpu"
-        return fails("arithmetic", f"a small convolution fails on {chosen}: {line(error)}", advice)
+        return fails("arithmetic", f"a small convolution fails on {chosen}: {first_line(error)}", advice)
     off = float((made.double() - exact).norm() / exact.norm())
     if off < TOLERANCE:
         return ok("arithmetic", f"a small convolution runs forwards and backwards on {chosen}, right to {off:.0e}")

@@ -8,7 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from robustdistill.doctor.finding import Asked, Finding, fails, line, note, ok, size
+from robustdistill.doctor.finding import Asked, Finding, fails, note, ok, size
+from robustdistill.errors import first_line
 from robustdistill.store import lock, rundir
 from robustdistill.store.atomic import leftovers
 
@@ -24,7 +25,7 @@ def home(_: Asked) -> Finding:
     try:
         folder = Path.home()
     except RuntimeError as error:
-        return note("home", f"there is none: {line(error)}; nothing is cached", advice)
+        return note("home", f"there is none: {first_line(error)}; nothing is cached", advice)
     if not folder.is_dir():
         return note("home", f"{folder} is no folder", advice)
     return ok("home", str(folder))
@@ -65,7 +66,7 @@ def temporary_files(_: Asked) -> Finding:
         return ok("temporary files", tempfile.gettempdir())
     except FileNotFoundError as error:
         advice = "set TMPDIR to a folder that can be written"
-        return fails("temporary files", f"there is no folder for them: {line(error)}", advice, needed=False)
+        return fails("temporary files", f"there is no folder for them: {first_line(error)}", advice, needed=False)
 
 
 def disk(asked: Asked) -> Finding:
@@ -119,7 +120,7 @@ def unwritable(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=_existing(folder)):
             return ""
     except OSError as error:
-        return (error.strerror or line(error)).lower()
+        return (error.strerror or first_line(error)).lower()
 
 
 def _existing(folder: Path) -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from robustdistill.doctor.finding import Asked, Finding, fails, line, note, ok
-from robustdistill.errors import PluginError
+from robustdistill.doctor.finding import Asked, Finding, fails, note, ok
+from robustdistill.errors import PluginError, first_line
 
 if TYPE_CHECKING:  # any of these may be what is missing here: functions import what they use
     from packaging.requirements import Requirement
@@ -38,7 +38,7 @@ def torch(_: Asked) -> Finding:
     try:
         library = importlib.import_module("torch")
     except Exception as error:  # a library of the system that is missing, half an installation, ...
-        return fails("torch", f"cannot be imported: {line(error)}", f"install it again: pip install '{want}'")
+        return fails("torch", f"cannot be imported: {first_line(error)}", f"install it again: pip install '{want}'")
     build = f"built for CUDA {library.version.cuda}" if library.version.cuda else "built for the CPU alone"
     if _fits(want, str(library.__version__)):
         return ok("torch", f"{library.__version__}, {build}")
@@ -51,7 +51,7 @@ def torchvision(_: Asked) -> Finding:
         library = importlib.import_module("torchvision")
     except Exception as error:
         advice = "install the two that belong together: pip install --upgrade torch torchvision"
-        return fails("torchvision", f"cannot be imported: {line(error)}", advice, needed=False)
+        return fails("torchvision", f"cannot be imported: {first_line(error)}", advice, needed=False)
     return ok("torchvision", f"{library.__version__}, fits this torch")
 
 

@@ -133,7 +133,7 @@ def _sized(name: str, case: ModelCase) -> ModelCase:
         found = ModelCase(case.model, params, name.format(**params))
         try:
             with torch.device("meta"):
-                found.model.build(num_classes=10, in_channels=found.image[0], **params)
+                found.build()
         except Exception:  # not every number makes a network
             continue
         return found

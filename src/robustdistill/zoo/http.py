@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustdistill.errors import RobustDistillError, UserError
+from robustdistill.errors import RobustDistillError, UserError, disk_full
 from robustdistill.outside import from_json
 from robustdistill.store.atomic import read_file, write_atomic
 from robustdistill.store.plain import dumps
@@ -167,7 +167,7 @@ def _append(begun: Begun, block: bytes) -> None:
         with begun.path.open("ab") as file:
             file.write(block)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             begun.remove()  # it filled the disk
         raise
 

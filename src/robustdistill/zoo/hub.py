@@ -1,6 +1,5 @@
 """What the Hugging Face hub's library does for us: files on the hub, progress bars, locks."""
 
-import errno
 import logging
 import os
 import re
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from robustdistill.errors import UserError
+from robustdistill.errors import UserError, disk_full, first_line
 
 LOG = logging.getLogger("robustdistill")
 SCHEME = "hf:"
@@ -50,10 +49,9 @@ def download(source: str, path: Path) -> str:
         stated = get_hf_file_metadata(address(source)).etag or ""
         os.replace(hf_hub_download(repo, file, local_dir=scratch), path)
     except Exception as error:  # the library's HTTP client, and with it the errors, changed from version to version
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{address(source)} cannot be had: {cause}") from error
+        raise UserError(f"{address(source)} cannot be had: {first_line(error)}") from error
     shutil.rmtree(scratch, ignore_errors=True)
     return stated if re.fullmatch("[0-9a-f]{64}", stated) else ""
 
