@@ -42,7 +42,8 @@ def images(n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> tup
 
 
 def game(layer: Mapping[str, Any]) -> MinMax:
-    return assemble.build_game(resolve([layer], default_registry()), default_registry())
+    spec, registry = resolve([layer], default_registry()), default_registry()
+    return assemble.build_game(spec, registry, len(registry.dataset(spec.data.name, spec.data.dir).classes))
 
 
 def teachers_of(layer: Mapping[str, Any]) -> dict[str, nn.Module]:

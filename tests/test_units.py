@@ -64,7 +64,8 @@ REGISTRY = Registry([*load_plugins(), Plugin("mine", "mine", "1", UNITS)])
 
 
 def game(**layer: Any) -> MinMax:
-    return assemble.build_game(resolve([layer], REGISTRY), REGISTRY)
+    spec = resolve([layer], REGISTRY)
+    return assemble.build_game(spec, REGISTRY, len(REGISTRY.dataset(spec.data.name, spec.data.dir).classes))
 
 
 def played(made: MinMax, steps: int) -> nn.Module:

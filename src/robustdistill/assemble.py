@@ -30,9 +30,8 @@ from robustdistill.types import Dataset, Split, Splits, Weights
 NO_ATTACK = "none"
 
 
-def build_game(spec: RunSpec, registry: Registry) -> MinMax:
-    """The method of a spec, with fresh state. A unit that takes `num_classes` is given the data's."""
-    classes = len(registry.dataset(spec.data.name, spec.data.dir).classes)
+def build_game(spec: RunSpec, registry: Registry, classes: int) -> MinMax:
+    """The method of a spec, with fresh state. A unit that takes `num_classes` is given the data's `classes`."""
 
     def unit(kind: str, node: Node) -> Any:
         takes = inspect.signature(callable_of(registry.get(kind, node.name))).parameters
@@ -195,11 +194,11 @@ def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Regi
 
     PluginError if the step fails there: nothing of a run has started yet.
     """
-    shape = (2, dataset.channels, dataset.size, dataset.size)
+    shape, classes = (2, dataset.channels, dataset.size, dataset.size), len(dataset.classes)
     trial = copy.deepcopy(student).to("meta")
     check_network(trial, dataset, f"student {spec.student.name}")
     try:
-        return dry_step(build_game(spec, registry), trial, shape=shape, classes=len(dataset.classes))
+        return dry_step(build_game(spec, registry, classes), trial, shape=shape, classes=classes)
     except RobustDistillError:
         raise
     except Exception as error:  # of a plugin's objective, or of a student that does not take these images

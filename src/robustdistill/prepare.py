@@ -18,6 +18,7 @@ from robustdistill.engine.forwards import Compiler
 from robustdistill.engine.job import Job, schedule
 from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
+from robustdistill.engine.step import MinMax
 from robustdistill.engine.steps import Steps
 from robustdistill.engine.work import estimate
 from robustdistill.errors import UserError
@@ -112,7 +113,8 @@ def prepare(
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
     if real and not trial:
         notes += vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry)
-    state, job = _job(spec, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
+    game = assemble.build_game(spec, registry, len(dataset.classes))
+    state, job = _job(spec, game, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)
     hashes |= {role: sha256(file.path) for role, file in files.items() if not file.missing}
     return Run(spec, dataset, splits, state, job, reads, how, work, registry, frozen, tuple(notes), hashes)
@@ -155,6 +157,7 @@ def _class_name(module: nn.Module) -> str:
 
 def _job(
     spec: RunSpec,
+    game: MinMax,
     how: Execution,
     student: nn.Module,
     teachers: Mapping[str, nn.Module],
@@ -164,7 +167,6 @@ def _job(
     reads: Reads,
     watch: Watch | None,
 ) -> tuple[State, Job]:
-    game = assemble.build_game(spec, registry)
     game.units.to(how.device, how.dtype)
     optimizer = sgd([*student.parameters(), *game.units.parameters()], **spec.optim.model_dump())
     state = State(student, game.units, optimizer, averaged(student, spec.average.name, spec.average.decay))

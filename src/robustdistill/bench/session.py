@@ -63,10 +63,9 @@ def _facts(run: Run, spec: RunSpec) -> dict[str, Any]:
 
 def _flops(run: Run) -> float:
     spec, dataset = run.spec, run.dataset
-    shape = (spec.batch_size, dataset.channels, dataset.size, dataset.size)
-    return step_flops(
-        build_game(spec, run.registry), run.state.student, run.teachers, shape=shape, classes=len(dataset.classes)
-    )
+    shape, classes = (spec.batch_size, dataset.channels, dataset.size, dataset.size), len(dataset.classes)
+    game = build_game(spec, run.registry, classes)
+    return step_flops(game, run.state.student, run.teachers, shape=shape, classes=classes)
 
 
 def _loop(path: Path) -> Loop:
