@@ -21,8 +21,9 @@ from PIL import Image
 from robustdistill.builtin.datasets import register_datasets
 from robustdistill.data import cifar_batches, parquet
 from robustdistill.data.arrays import Arrays
+from robustdistill.data.cutting import stratified
 from robustdistill.data.keys import key
-from robustdistill.data.sources import cifar10, cifar100, digits, stratified
+from robustdistill.data.sources import cifar10, cifar100, digits
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.types import Dataset, Split, Splits
 

@@ -21,6 +21,12 @@ def from_toml(text: str) -> dict[str, Any]:
     return table
 
 
+def sized(text: str) -> tuple[str, str]:
+    """A path and the size in pixels behind it, "" for none: "birds@224" is ("birds", "224")."""
+    path, _, size = text.rpartition("@")
+    return (path, size) if path and size.isdigit() else (text, "")
+
+
 def _shallow(read: Any, text: bytes | str) -> Any:
     try:
         value = read(text)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 
 from robustdistill.errors import PluginError, UserError, nearest
 from robustdistill.hookspecs import PROJECT
+from robustdistill.outside import sized
 from robustdistill.plugins import SWITCH, Plugin, load_plugins
 from robustdistill.quantities import parse_number
 from robustdistill.wording import sentences
@@ -134,8 +135,8 @@ class Registry:
         params = self.entry("dataset", name).params
         if not params:
             return name, None
-        path, size = re.fullmatch(r"(.+?)((?:@[0-9]+)?)", params["path"]).groups()  # type: ignore[union-attr]
-        return name.removesuffix(params["path"]) + (Path(path).name or path) + size, path
+        path, size = sized(params["path"])
+        return name.removesuffix(params["path"]) + (Path(path).name or path) + (f"@{size}" if size else ""), path
 
     def params(self, kind: str, name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """`given` checked by the unit's signature, with every default filled in."""

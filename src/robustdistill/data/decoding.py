@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from robustdistill.data.cutting import cut
 from robustdistill.data.encoded import Form, decode
-from robustdistill.data.keys import key
 from robustdistill.data.listing import Encoded, Listing, Part, advice
-from robustdistill.data.mapped import Plan, Row, facts, mapped
+from robustdistill.data.mapped import Plan, Row, facts, mapped, picked
 from robustdistill.errors import DamagedFile
 from robustdistill.types import Splits
 
 LOG = logging.getLogger("robustdistill")
-HOLDOUT, TEST = 25, 5  # one training image in so many, of each class
 AT_ONCE = 256  # images that are decoded side by side
 TOLD = 3  # bad images that a sentence names
 MANY = 5000  # images that take long enough to be announced
@@ -42,34 +41,10 @@ def splits(found: Listing, form: Form) -> Splits:
     return Splits(**mapped((facts(found.files), form), parts))
 
 
-def cut(labels: NDArray[np.int64], test: bool) -> dict[str, list[int]]:
-    """The places of `labels` `[N]` by what they are for, by a hash of the places alone.
-
-    One in 25 of each class is held out; with `test`, one in 5 is set apart before that. Of a class of two or more, at
-    least one each time.
-    """
-    tests, rest = _share(labels, range(len(labels)), TEST, "test") if test else ([], list(range(len(labels))))
-    holdout, train = _share(labels, rest, HOLDOUT, "holdout")
-    return {"train": train, "holdout": holdout, **({"test": tests} if test else {})}
-
-
-def _share(labels: NDArray[np.int64], among: Sequence[int], one_in: int, salt: str) -> tuple[list[int], list[int]]:
-    """Of the places `among`, one in `one_in` of each class, and the others; ascending."""
-    taken: set[int] = set()
-    classes: dict[int, list[int]] = {}
-    for place in among:
-        classes.setdefault(int(labels[place]), []).append(place)
-    for members in classes.values():
-        ranked = sorted(members, key=lambda place: key(salt, place))
-        taken.update(ranked[: max(len(members) // one_in, len(members) > 1)])
-    return sorted(taken), [place for place in among if place not in taken]
-
-
 def _decoded(part: Part, wanted: Sequence[int], form: Form, path: Path) -> Iterator[Row]:
     """The wanted images, each with its place among them. All are looked at before DamagedFile names the bad ones."""
-    places = {row: place for place, row in enumerate(wanted)}
     bad: list[str] = []
-    images = ((places[row], image) for row, image in enumerate(part.read()) if row in places)
+    images = picked(part.read(), wanted)
     with ThreadPoolExecutor() as pool:
         while some := list(islice(images, AT_ONCE)):
             for (place, _), pixels in zip(some, pool.map(_tried(form), [image for _, image in some]), strict=True):

@@ -8,10 +8,10 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from robustdistill.types import Split
 
 FORMAT = 1  # raise it when the same sources should give something else
 FACTS = "facts.json"
+T = TypeVar("T")
 Row = tuple[int, NDArray[np.uint8]]
 
 
@@ -36,6 +37,12 @@ class Plan(NamedTuple):
 def facts(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     """What tells whether files are those of another time: their paths, sizes and times of change."""
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def picked(items: Iterable[T], places: Sequence[int]) -> Iterator[tuple[int, T]]:
+    """Of `items`, those at `places`, each with its own place among these."""
+    at = {row: place for place, row in enumerate(places)}
+    return ((at[row], item) for row, item in enumerate(items) if row in at)
 
 
 def mapped(sources: object, parts: Mapping[str, Plan]) -> dict[str, Split]:
@@ -59,9 +66,13 @@ def _opened(folder: Path, parts: Mapping[str, Plan]) -> dict[str, Split] | None:
         sums = json.loads((folder / FACTS).read_bytes())
         if any(sums[name] != _sha256(folder / f"{name}.npy") for name in parts):
             return None
-        return {name: _split(folder / f"{name}.npy", plan) for name, plan in parts.items()}
+        return _splits(folder, parts)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _splits(folder: Path, parts: Mapping[str, Plan]) -> dict[str, Split]:
+    return {name: _split(folder / f"{name}.npy", plan) for name, plan in parts.items()}
 
 
 def _split(file: Path, plan: Plan) -> Split:
@@ -87,9 +98,7 @@ def _made(folder: Path, parts: Mapping[str, Plan]) -> dict[str, Split]:
         sums = {name: _sha256(new / f"{name}.npy") for name in parts}
         (new / FACTS).write_text(json.dumps(sums))
         _replace(new, folder)
-    found = _opened(folder, parts)
-    assert found is not None
-    return found
+    return _splits(folder, parts)
 
 
 def _replace(new: Path, folder: Path) -> None:

@@ -1,12 +1,14 @@
 """Anybody's images as a data set, by a path: `imagefolder:PATH`, `parquet:PATH` and `npz:FILE`."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from robustdistill.data import decoding, folders, npz, tables
+from robustdistill.data.cutting import cut
 from robustdistill.data.listing import Listing
-from robustdistill.data.mapped import Plan, Row, facts, mapped
+from robustdistill.data.mapped import Plan, facts, mapped, picked
+from robustdistill.outside import sized
 from robustdistill.types import Augment, Dataset, Split, Splits
 
 LOG = logging.getLogger("robustdistill")
@@ -15,14 +17,14 @@ Load = Callable[[Path | None], Splits]
 
 def imagefolder(at: str, directory: Path | None = None) -> Dataset:
     """Folders of images, a folder a class, in train/ and test/ or alone; imagefolder:PATH@SIZE fits them to a size."""
-    path, size = placed(at)
-    return _listed(folders.listing(directory or path), size)
+    path, size = sized(at)
+    return _listed(folders.listing(directory or Path(path)), size)
 
 
 def parquet(at: str, directory: Path | None = None) -> Dataset:
     """Hugging Face's parquet files, train-*.parquet and test-*.parquet; parquet:PATH@SIZE fits images to a size."""
-    path, size = placed(at)
-    return _listed(tables.listing(directory or path), size)
+    path, size = sized(at)
+    return _listed(tables.listing(directory or Path(path)), size)
 
 
 def archive(at: str, directory: Path | None = None) -> Dataset:
@@ -32,7 +34,7 @@ def archive(at: str, directory: Path | None = None) -> Dataset:
     classes = tuple(map(str, range(int(found.labels.max(initial=0)) + 1)))
 
     def load(_: Path | None) -> Splits:
-        return Splits(**_parts(file, found, decoding.cut(found.labels, True)))
+        return Splits(**_parts(file, found, cut(found.labels, True)))
 
     return _dataset(load, classes, found.channels, found.size, len(found.labels), file)
 
@@ -43,14 +45,8 @@ def extra(file: Path) -> Split:
     return _parts(file, found, {"extra": range(len(found.labels))})["extra"]
 
 
-def placed(at: str) -> tuple[Path, int | None]:
-    """The path, and the size behind it if there is one: birds@224 is (birds, 224)."""
-    path, _, size = at.rpartition("@")
-    return (Path(path), int(size)) if path and size.isdigit() else (Path(at), None)
-
-
-def _listed(found: Listing, size: int | None) -> Dataset:
-    form = found.form(size)
+def _listed(found: Listing, size: str) -> Dataset:
+    form = found.form(int(size) if size else None)
     images = len(found.train.labels) + (len(found.test.labels) if found.test else 0)
     return _dataset(lambda _: decoding.splits(found, form), found.classes, form.channels, form.size, images, found.path)
 
@@ -75,12 +71,7 @@ def _parts(file: Path, found: npz.Contents, wanted: Mapping[str, Sequence[int]])
     shape = (found.channels, found.size, found.size)
 
     def plan(places: Sequence[int]) -> Plan:
-        at = {row: place for place, row in enumerate(places)}
-
-        def rows() -> Iterator[Row]:
-            return ((at[row], image) for row, image in enumerate(npz.rows(file)) if row in at)
-
-        return Plan(found.labels[list(places)], shape, rows)
+        return Plan(found.labels[list(places)], shape, lambda: picked(npz.rows(file), places))
 
     if len(found.labels) > decoding.MANY:
         LOG.warning("%s: its images are laid out to be mapped into memory, once", file)

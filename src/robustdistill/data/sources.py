@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robustdistill.data import cache, cifar_batches, download, parquet
 from robustdistill.data.arrays import Arrays
-from robustdistill.data.keys import key
+from robustdistill.data.cutting import stratified
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.types import Split, Splits
 
@@ -67,20 +67,6 @@ def look(name: str, directory: Path | None) -> Path | None:
     if folder is not None:
         _located(layout, folder)
     return folder
-
-
-def stratified(labels: NDArray[np.int64], per_class: Sequence[int], salt: str) -> list[NDArray[np.int64]]:
-    """Cuts the indices of `labels` `[N]` into parts with `per_class[i]` of each class, and a part for the rest.
-
-    Within a class, indices are ranked by `key(salt, index)`: a rule that no library version can change.
-    Returns `len(per_class) + 1` ascending index arrays.
-    """
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(per_class) + 1)]
-    for label in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda index: key(salt, index))
-        for part, some in zip(parts, np.split(np.array(members), np.cumsum(per_class)), strict=True):
-            part.append(some)
-    return [np.sort(np.concatenate(part)) for part in parts]
 
 
 def split(arrays: Arrays, indices: NDArray[np.int64] | slice = slice(None)) -> Split:
