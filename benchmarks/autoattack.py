@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from robustdistill.bench.timing import synchronize
 from robustdistill.evaluation.autoattack.standard import STANDARD, Part, autoattack
+from robustdistill.quantities import parse_number
 from robustdistill.registry import default_registry
-from robustdistill.spec import parse_number
 from robustdistill.targets import find_target
 from robustdistill.types import Progress
 

@@ -21,10 +21,10 @@ from robustdistill.data.keys import generator
 from robustdistill.engine.execution import freeze, pick_device
 from robustdistill.logits import Logits, Networks
 from robustdistill.losses import kl
+from robustdistill.quantities import parse_number
 from robustdistill.registry import Registry, default_registry
 from robustdistill.report.tables import Table, markdown
 from robustdistill.run import stored_spec
-from robustdistill.spec import parse_number
 from robustdistill.targets import Target, find_target
 
 INNERS: Mapping[str, tuple[str, dict[str, Any]]] = {

@@ -15,7 +15,7 @@ from robustdistill.errors import UserError
 from robustdistill.logits import Logits, Networks
 from robustdistill.losses import ce
 from robustdistill.modes import attacked
-from robustdistill.spec import absolute_step
+from robustdistill.quantities import absolute_step
 
 SHAPE, CLASSES = (6, 1, 4, 4), 5
 

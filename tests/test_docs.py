@@ -28,8 +28,8 @@ from robustdistill.cli.app import command
 from robustdistill.engine.dryrun import dry_step
 from robustdistill.engine.step import min_max
 from robustdistill.plugins import load_plugins
+from robustdistill.quantities import absolute_step
 from robustdistill.registry import Registry, default_registry
-from robustdistill.spec import absolute_step
 from robustdistill.store import checkpoint
 
 ROOT = Path(__file__).parents[1]

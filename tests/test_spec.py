@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from robustdistill.errors import DamagedFile, UserError
-from robustdistill.spec import Node, RunSpec, from_layer, load_layer, parse_number, set_layer
+from robustdistill.quantities import parse_number
+from robustdistill.spec import Node, RunSpec, from_layer, load_layer, set_layer
 
 LEAST: dict[str, Any] = {
     "method": "mmard",

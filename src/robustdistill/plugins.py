@@ -129,13 +129,14 @@ def _provides(name: str, module: Any) -> dict[str, Mapping[str, Any]]:
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> None:
     """Misfit for a hook that is misspelt, takes arguments, or lacks its mark."""
+    known = hooks()
     for name in dir(module):
         marked = manager.parse_hookimpl_opts(module, name) is not None
-        if marked and name not in hooks():
-            close = difflib.get_close_matches(name, hooks(), n=1)
-            instead = f"rename it to {close[0]}" if close else f"take one of {', '.join(hooks())}"
+        if marked and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            instead = f"rename it to {close[0]}" if close else f"take one of {', '.join(known)}"
             raise Misfit(f"there is no hook {name}", instead, getattr(module, name))
-        if not marked and name in hooks() and inspect.isroutine(getattr(module, name)):
+        if not marked and name in known and inspect.isroutine(getattr(module, name)):
             instead = f"write @robustdistill.hookimpl above {name}"
             raise Misfit(f"{name} is not marked as a hook", instead, getattr(module, name))
         if marked and (needed := _needed(getattr(module, name))):

@@ -14,9 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.outside import DEEPEST, from_toml
-from robustdistill.quantities import Number, Whole, no_radius
-from robustdistill.quantities import absolute_step as absolute_step  # plugins look for it here
-from robustdistill.quantities import parse_number as parse_number
+from robustdistill.quantities import Number, Whole, no_radius, parse_number
 from robustdistill.wording import sentences
 
 

@@ -36,9 +36,9 @@ def show(
     from robustdistill.registry import default_registry
     from robustdistill.report.tables import Table
 
-    counted = json_ or kind == "models"
+    whole = json_ or kind is not None  # else a line each: nothing is counted, no network is made
     kinds = [kind] if kind else [*KINDS]
-    records = [r for name in kinds for r in _records(default_registry(), name, pattern, counted)]
+    records = [r for name in kinds for r in _records(default_registry(), name, pattern, whole)]
     if json_:
         for record in records:
             progress.emit(record)
@@ -58,12 +58,12 @@ def show(
         )
 
 
-def _records(registry: "Registry", kinds: str, pattern: str | None, counted: bool) -> list[dict[str, Any]]:
+def _records(registry: "Registry", kinds: str, pattern: str | None, whole: bool) -> list[dict[str, Any]]:
     from robustdistill.cli import models
 
     kind = KINDS[kinds]
     if kind == "model":
-        return models.records(registry, pattern, counted)
+        return models.records(registry, pattern, whole)
     units = registry.units(kind)
     names = [
         name
@@ -72,24 +72,19 @@ def _records(registry: "Registry", kinds: str, pattern: str | None, counted: boo
     ]
     if not names and pattern is not None:
         raise UserError(f"none of the {kinds} is named {pattern!r}{nearest(pattern, registry.names(kind))}")
-    return [_record(kind, name, registry) for name in names]
+    return [_record(kind, name, registry, whole) for name in names]
 
 
-def _record(kind: str, name: str, registry: "Registry") -> dict[str, Any]:
+def _record(kind: str, name: str, registry: "Registry", whole: bool) -> dict[str, Any]:
     if clash := registry.clash(kind, name):
         return {"kind": kind, "name": name, "summary": clash, "from": "several"}
     entry = registry.entry(kind, name)
     shared = {"kind": kind, "name": name, "summary": summary(kind, entry.unit), "from": source(entry.origin)}
-    return shared | _more(kind, name, registry)
-
-
-def _more(kind: str, name: str, registry: "Registry") -> dict[str, Any]:
-    """What a record holds besides, by kind."""
-    if kind != "teacher":
-        return {}
+    if kind != "teacher" or not whole:
+        return shared
     from robustdistill.cli import zoo
 
-    return zoo.facts(name, registry.get(kind, name), registry)
+    return shared | zoo.facts(name, entry.unit, registry)
 
 
 def source(origin: str) -> str:

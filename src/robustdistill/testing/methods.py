@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -10,12 +10,12 @@ from torch import nn
 from robustdistill import assemble
 from robustdistill.engine.dryrun import Reads
 from robustdistill.events import Finished, Stepped
-from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import method_layer, resolve
 from robustdistill.run import train
 from robustdistill.spec import Node, RunSpec
 from robustdistill.testing.checks import Check, DoesNotApply, hold
 from robustdistill.testing.problem import Small
+from robustdistill.testing.registered import Registered
 from robustdistill.types import Method
 
 TRIAL: Mapping[str, Any] = {
@@ -30,16 +30,8 @@ TRIAL: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class MethodCase:
+class MethodCase(Registered):
     """A method to check, by the name that it has in a registry."""
-
-    name: str
-    registry: Registry = field(default_factory=default_registry)
-
-    @property
-    def what(self) -> str:
-        """Its name in sentences."""
-        return self.name
 
     @property
     def method(self) -> Method:

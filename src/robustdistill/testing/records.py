@@ -1,30 +1,22 @@
 """The contracts of teachers and data sets: what their records promise is there."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from robustdistill import assemble
 from robustdistill.checks import check_network
 from robustdistill.located import locate_teacher
-from robustdistill.registry import Registry, default_registry
 from robustdistill.resolve import resolve
 from robustdistill.spec import Node
 from robustdistill.testing.checks import Check, DoesNotApply, hold
+from robustdistill.testing.registered import Registered
 from robustdistill.types import Dataset, Splits, Teacher
 
 
 @dataclass(frozen=True)
-class RecordCase:
+class RecordCase(Registered):
     """A teacher or a data set to check, by its name in a registry."""
-
-    name: str
-    registry: Registry = field(default_factory=default_registry)
-
-    @property
-    def what(self) -> str:
-        """Its name in sentences."""
-        return self.name
 
     @property
     def teacher(self) -> Teacher:
