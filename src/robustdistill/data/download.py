@@ -84,6 +84,13 @@ def hub_cache() -> tuple[Path, bool]:
     return Path(constants.HF_HUB_CACHE), constants.HF_HUB_OFFLINE
 
 
+def quiet() -> bool:
+    """Whether progress bars are out of place: switched off, or stderr is no terminal."""
+    from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
+
+    return are_progress_bars_disabled() or not sys.stderr.isatty()
+
+
 def _downloaded(origin: Origin, hub: str) -> Path:
     try:
         return _from_hub(origin, hub)
@@ -196,9 +203,7 @@ def _from_archive(origin: Origin, why: str) -> Path:
 @contextmanager
 def _bars_for_terminals() -> Iterator[None]:
     """What the block prints goes to stderr where the hub's own progress bars would, else nowhere."""
-    from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
-
     with open(os.devnull, "w") as nowhere:
-        stream = nowhere if are_progress_bars_disabled() or not sys.stderr.isatty() else sys.stderr
+        stream = nowhere if quiet() else sys.stderr
         with redirect_stdout(stream), redirect_stderr(stream):
             yield

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from robustdistill.data.download import hub_cache, quiet
 from robustdistill.errors import UserError, disk_full, first_line
 
 LOG = logging.getLogger("robustdistill")
@@ -18,9 +19,7 @@ SCHEME = "hf:"
 
 def offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids downloads."""
-    from huggingface_hub import constants  # here and not above: naming a teacher need not load it
-
-    return bool(constants.HF_HUB_OFFLINE)
+    return hub_cache()[1]
 
 
 def address(source: str) -> str:
@@ -59,11 +58,10 @@ def download(source: str, path: Path) -> str:
 @contextmanager
 def bar(name: str, have: int, total: int) -> Iterator[Callable[[int], object]]:
     """A progress bar on stderr where the hub's own would be, on a terminal; gives what to tell of bytes that came."""
-    from huggingface_hub.utils import are_progress_bars_disabled, tqdm  # type: ignore[attr-defined]
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    quiet = are_progress_bars_disabled() or not sys.stderr.isatty()
     with tqdm(  # type: ignore[no-untyped-call]
-        total=total or None, initial=have, desc=name, unit="B", unit_scale=True, disable=quiet, file=sys.stderr
+        total=total or None, initial=have, desc=name, unit="B", unit_scale=True, disable=quiet(), file=sys.stderr
     ) as shown:
         yield shown.update
 
