@@ -100,6 +100,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
 FOR_TYPES = {  # and what besides under `if TYPE_CHECKING:`, which does not run
     "hookspecs": "types",
     "store": "_typeshed",
+    "doctor": "types",
     "cli": "evaluation",
     "__init__": "judging logits run spec testing types",
 }

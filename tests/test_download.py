@@ -25,13 +25,13 @@ import robustdistill as rd
 from hub import Hub, serving
 from robustdistill.builtin.models import digits_net
 from robustdistill.cli import main
-from robustdistill.data import cache, download
-from robustdistill.data.sources import cifar10, cifar100
+from robustdistill.data import cache, download, origins
+from robustdistill.data.sources import cifar10, cifar100, svhn, tiny_imagenet
 from robustdistill.errors import UserError
 from robustdistill.store.weights import save_weights
 from robustdistill.types import Splits
 
-TRAIN, TEST = (f"uoft-cs/cifar10/{file}" for file in download.CIFAR10.files)
+TRAIN, TEST = (f"uoft-cs/cifar10/{file}" for file in origins.CIFAR10.files)
 
 
 def table(n: int, classes: int = 10, label: str = "label") -> bytes:
@@ -53,10 +53,10 @@ def flipped(content: bytes) -> bytes:
 # ---- the hub's library against a stand-in of the hub --------------------------------------------------------
 CODE = """
 import sys
-from robustdistill.data import download
+from robustdistill.data import download, origins
 from robustdistill.errors import RobustDistillError
 try:
-    print(download.folder(download.CIFAR10._replace(rows=({rows}))))
+    print(download.folder(origins.{origin}._replace(rows=({rows}))))
 except RobustDistillError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
@@ -68,7 +68,9 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def fetched(hub: Hub, home: Path, rows: str = "40, 20", **more: str) -> "subprocess.CompletedProcess[str]":
+def fetched(
+    hub: Hub, home: Path, rows: str = "40, 20", origin: str = "CIFAR10", **more: str
+) -> "subprocess.CompletedProcess[str]":
     """`download.folder` in a process of its own: the library reads its environment when it is imported."""
     path = os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
@@ -81,7 +83,7 @@ def fetched(hub: Hub, home: Path, rows: str = "40, 20", **more: str) -> "subproc
         "NO_PROXY": "127.0.0.1",
         **more,
     }
-    code = CODE.format(rows=rows)
+    code = CODE.format(rows=rows, origin=origin)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
@@ -130,6 +132,30 @@ def test_another_number_of_rows_is_refused(hub: Hub, tmp_path: Path) -> None:
     done = fetched(hub, tmp_path, rows="41, 20")
     assert "train-00000-of-00001.parquet holds 40 images, not 41. It was deleted" in done.stderr
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["test-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize("origin", ["SVHN", "TINY_IMAGENET"])
+def test_what_the_hub_alone_has(origin: str, tmp_path: Path) -> None:
+    """It comes from there, is found again, is compared, and nothing else is asked where the hub fails."""
+    there = getattr(origins, origin)
+    train, test = (f"{there.repo}/{file}" for file in there.files)
+    with serving({train: table(40), test: table(20)}) as hub:
+        first = fetched(hub, tmp_path, origin=origin)
+        assert sorted(path.name for path in Path(first.stdout.strip()).iterdir()) == sorted(
+            Path(name).name for name in (train, test)
+        )
+        hub.asked.clear()
+        again = fetched(hub, tmp_path, origin=origin, HF_HUB_OFFLINE="1")
+        assert (again.stdout, again.stderr, hub.asked) == (first.stdout, "", [])
+        hub.sent[train] = flipped(hub.files[train])
+        broken = fetched(hub, tmp_path / "elsewhere", origin=origin)
+        assert f"{Path(train).name} has the sha256 " in broken.stderr
+        hub.files.clear()
+        gone = fetched(hub, tmp_path / "nowhere", origin=origin)
+    assert gone.returncode == 1
+    assert f"UserError: {there.title} cannot be downloaded (127.0.0.1:" in gone.stderr
+    assert "toronto" not in gone.stderr
+    assert "--data-dir FOLDER" in gone.stderr
 
 
 # ---- when the hub does not answer ---------------------------------------------------------------------------
@@ -202,7 +228,7 @@ def test_torchvisions_words_and_bar_are_for_the_stderr_of_a_terminal(
     no_hub: None, monkeypatch: pytest.MonkeyPatch, terminal: bool, err: str
 ) -> None:
     put(Toronto(), monkeypatch)
-    assert printed(lambda: download.folder(download.CIFAR10), terminal) == ("", err)
+    assert printed(lambda: download.folder(origins.CIFAR10), terminal) == ("", err)
 
 
 def test_when_neither_server_answers_both_are_named(no_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,19 +244,25 @@ def test_a_full_disk_is_not_taken_for_a_server_that_is_down(no_hub: None, monkey
         cifar10(None)
 
 
-@pytest.mark.parametrize(("load", "title"), [(cifar10, "CIFAR-10"), (cifar100, "CIFAR-100")])
+@pytest.mark.parametrize(
+    ("load", "title"),
+    [(cifar10, "CIFAR-10"), (cifar100, "CIFAR-100"), (svhn, "SVHN"), (tiny_imagenet, "Tiny-ImageNet")],
+)
 def test_offline_nothing_is_asked(load: Callable[[None], Splits], title: str) -> None:
     with pytest.raises(UserError, match=rf"^{title} was not downloaded before, .*HF_HUB_OFFLINE.*--data-dir FOLDER"):
         load(None)
 
 
-def test_the_two_origins_name_what_the_servers_have() -> None:
-    assert download.CIFAR100.repo == "uoft-cs/cifar100"
-    assert download.CIFAR100.files[1] == "cifar100/test-00000-of-00001.parquet"
-    assert download.CIFAR10.files[0] == "plain_text/train-00000-of-00001.parquet"
-    for origin in (download.CIFAR10, download.CIFAR100):
-        assert getattr(torchvision.datasets, origin.archive).base_folder == origin.batches.folder
-        assert origin.archive.upper() == origin.title.replace("-", "")
+def test_the_origins_name_what_the_servers_have() -> None:
+    assert origins.CIFAR100.repo == "uoft-cs/cifar100"
+    assert origins.CIFAR100.files[1] == "cifar100/test-00000-of-00001.parquet"
+    assert origins.CIFAR10.files[0] == "plain_text/train-00000-of-00001.parquet"
+    for origin in (origins.CIFAR10, origins.CIFAR100):
+        assert origin.archive is not None
+        assert getattr(torchvision.datasets, origin.archive.loader).base_folder == origin.archive.batches.folder
+        assert origin.archive.loader.upper() == origin.title.replace("-", "")
+    assert (origins.SVHN.repo, origins.SVHN.rows) == ("ufldl-stanford/svhn", (73_257, 26_032))
+    assert (origins.TINY_IMAGENET.repo, origins.TINY_IMAGENET.rows) == ("zh-plus/tiny-imagenet", (100_000, 10_000))
 
 
 # ---- what asks for a download, and what does not ------------------------------------------------------------

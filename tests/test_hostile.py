@@ -24,7 +24,7 @@ import robustdistill as rd
 from hostile import BYTES, CANARY, FAULTS, Program, copied, flip, spoil
 from kinds import CASES, COMPARE, EVAL, KINDS, QUICK, REPORT, RESUME, SPEC, newest, python
 from robustdistill.builtin.models import digits_net
-from robustdistill.data import download
+from robustdistill.data import download, origins
 from robustdistill.data.sources import cifar10, digits
 from robustdistill.errors import DamagedFile, UserError
 from robustdistill.store import checkpoint, rundir, sealed
@@ -289,7 +289,7 @@ def test_an_archive_of_another_md5_is_not_unpacked(here: Path, monkeypatch: pyte
     monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
     monkeypatch.setattr(utils, "_urlretrieve", retrieve)
     with pytest.raises(RuntimeError, match="corrupted"):
-        download._from_archive(download.CIFAR10, "no hub")
+        download._from_archive("CIFAR-10", origins.CIFAR10.archive, "no hub")
     assert [p.name for p in here.rglob("*") if p.name == CANARY or p.is_file()] == []
 
 

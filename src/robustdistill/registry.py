@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
-from robustdistill.errors import PluginError, UserError, nearest
+from robustdistill.errors import PluginError, RobustDistillError, UserError, nearest
 from robustdistill.hookspecs import PROJECT
 from robustdistill.outside import sized
 from robustdistill.plugins import SWITCH, Plugin, load_plugins
@@ -123,6 +123,16 @@ class Registry:
         if "{" in name:
             raise UserError(f"write a path in the place of {{path}}: {name.replace('{path}', 'PATH')}")
         return entry.unit.find(entry.params["path"], folder) if entry.params else entry.unit
+
+    def class_names(self, name: str, directory: str | Path | None = None) -> tuple[str, ...]:
+        """What the classes of a data set are called: by its files where these are on this disk and say so."""
+        dataset = self.dataset(name, directory)
+        try:
+            here = dataset.look(Path(directory) if directory is not None else None) if dataset.look else None
+            names: tuple[str, ...] = here.names() if here else ()
+        except (RobustDistillError, OSError):  # other files than it should have
+            names = ()
+        return names if len(names) == len(dataset.classes) else dataset.classes
 
     def datasets(self) -> dict[str, Any]:
         """The data sets that need no path, by name."""

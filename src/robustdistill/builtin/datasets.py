@@ -1,6 +1,8 @@
 """The built-in data sets and what each owns of a run: radius, augmentation, default student and teacher."""
 
-from robustdistill.data import own, sources
+import functools
+
+from robustdistill.data import lying, origins, own, sources
 from robustdistill.hookspecs import hookimpl
 from robustdistill.types import Augment, Dataset, DatasetAt
 
@@ -13,6 +15,8 @@ DIGITS = Dataset(
     augment=Augment(pad=1),
     student="digits-net",
     teacher="digits-robust",
+    images=(1_257, 180, 360),
+    look=sources.digits_here,
     summary="1,797 handwritten digits of 8x8 pixels, inside the package",
     licence="CC BY 4.0 (Alpaydin & Kaynak 1998, doi 10.24432/C50P49)",
 )
@@ -28,6 +32,8 @@ CIFAR10 = Dataset(
     teacher="wrn-34-10",
     needs_dir=True,
     downloads=(48_000, 2_000, 10_000),
+    megabytes=origins.CIFAR10.megabytes,
+    look=functools.partial(lying.look, origins.CIFAR10),
     summary="60,000 photographs of 32x32 pixels, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
 )
@@ -53,8 +59,44 @@ CIFAR100 = Dataset(
     teacher="wrn-70-16-swish",
     needs_dir=True,
     downloads=(48_000, 2_000, 10_000),
+    megabytes=origins.CIFAR100.megabytes,
+    look=functools.partial(lying.look, origins.CIFAR100),
     summary="CIFAR-10's sibling of 100 classes, 60,000 photographs, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
+)
+
+SVHN = Dataset(
+    load=sources.svhn,
+    classes=tuple(str(digit) for digit in range(10)),
+    channels=3,
+    size=32,
+    eps="8/255",
+    augment=Augment(pad=4),  # a digit that is flipped is none
+    student="rn-18",
+    teacher="",
+    needs_dir=True,
+    downloads=(70_332, 2_925, 26_032),
+    megabytes=origins.SVHN.megabytes,
+    look=functools.partial(lying.look, origins.SVHN),
+    summary="99,289 digits of house numbers of 32x32 pixels, downloaded once or from a folder of yours",
+    licence="for non-commercial use only (Netzer et al. 2011)",
+)
+
+TINY_IMAGENET = Dataset(
+    load=sources.tiny_imagenet,
+    classes=tuple(map(str, range(200))),
+    channels=3,
+    size=64,
+    eps="8/255",
+    augment=Augment(pad=4, flip=True),
+    student="rn-18",
+    teacher="",
+    needs_dir=True,
+    downloads=(96_000, 4_000, 10_000),
+    megabytes=origins.TINY_IMAGENET.megabytes,
+    look=functools.partial(lying.look, origins.TINY_IMAGENET),
+    summary="110,000 photographs of 200 classes, 64x64 pixels, downloaded once or from a folder of yours",
+    licence="none stated (Le & Yang 2015); the images are ImageNet's",
 )
 
 
@@ -64,6 +106,8 @@ def register_datasets() -> dict[str, Dataset | DatasetAt]:
         "digits": DIGITS,
         "cifar10": CIFAR10,
         "cifar100": CIFAR100,
+        "svhn": SVHN,
+        "tiny-imagenet": TINY_IMAGENET,
         "imagefolder:{path}": DatasetAt(
             own.imagefolder, "folders of images, a folder a class, in train/ and test/ or alone"
         ),

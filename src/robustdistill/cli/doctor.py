@@ -16,7 +16,7 @@ UNFIT = 2
 def doctor(
     device: Annotated[str, Flag(help="auto, cpu, cuda or cuda:N.", metavar="NAME")] = "auto",
     data: Annotated[str | None, Flag(help="Data set that a run would use. [digits]", metavar="NAME")] = None,
-    data_dir: Annotated[Path | None, Flag(help="Folder that holds it. [CIFAR: downloaded]", metavar="DIR")] = None,
+    data_dir: Annotated[Path | None, Flag(help="Folder that holds it. [downloaded]", metavar="DIR")] = None,
     json_: Annotated[bool, Flag("--json", help="One JSON object to stdout.")] = False,
 ) -> None:
     """Look for what would fail: packages, device, compiler, plugins, caches, disk, data.

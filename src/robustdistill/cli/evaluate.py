@@ -21,7 +21,7 @@ def evaluate(
     ] = None,
     attacks: Annotated[str | None, Flag(help="Attacks. [clean,fgsm,pgd,pgd-trades,cw]", metavar="NAME,...")] = None,
     data: Annotated[str | None, Flag(help="Data set. [the target's]", metavar="NAME")] = None,
-    data_dir: Annotated[str | None, Flag(help="Folder that holds it. [CIFAR: downloaded]", metavar="DIR")] = None,
+    data_dir: Annotated[str | None, Flag(help="Folder that holds it. [downloaded]", metavar="DIR")] = None,
     n: Annotated[int | None, Flag("--n", help="The first N test images only.", metavar="N", min=1)] = None,
     eps: Annotated[str | None, Flag(help="L-inf radius: 0.03 or 8/255. [the target's]", metavar="NUMBER")] = None,
     batch_size: Annotated[int, Flag(help="Images in one forward at most.", metavar="N", min=1)] = 250,

@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustdistill.cli.dryrun import forwards
@@ -88,7 +88,7 @@ def unit(kind: str, name: str, registry: Registry) -> Pairs:
     if isinstance(found, Teacher):
         yield from _teacher(name, found)
     elif isinstance(found, Dataset):
-        yield from _dataset(found)
+        yield from _dataset(found, registry.class_names(name))
     elif isinstance(found, DatasetAt):
         yield from _text(found.find)
     else:
@@ -130,12 +130,12 @@ def _weights(name: str, found: Teacher) -> str:
     return str(path) if path.exists() else f"downloaded when a run or eval needs them, once, to {path}"
 
 
-def _dataset(found: Dataset) -> Pairs:
-    yield "images", f"{found.channels} x {found.size} x {found.size}, classes: {', '.join(found.classes)}"
+def _dataset(found: Dataset, classes: Sequence[str]) -> Pairs:
+    yield "images", f"{found.channels} x {found.size} x {found.size}, classes: {', '.join(classes)}"
     yield "eps", str(found.eps)
     flip = ", horizontal flips" if found.augment.flip else ""
     yield "augmented", f"shifts by up to {found.augment.pad} pixels{flip}"
-    yield "by default", f"student {found.student}, teacher {found.teacher}"
+    yield "by default", f"student {found.student}, teacher {found.teacher or 'none'}"
     brought = "--data-dir; without it the images are downloaded, once" if found.downloads else "needed: --data-dir"
     yield "directory", brought if found.needs_dir else "none is needed"
     yield from (("licence", text) for text in [found.licence] if text)

@@ -27,7 +27,7 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
     """
     spec = stored_spec(run)
     result = outcomes.result(run, records.SHOWN_RESULT) if (run.path / RESULT).exists() else {}
-    judged, dataset = outcomes.evaluation(run, records.SHOWN_EVALUATION), _dataset(spec, registry)
+    judged = outcomes.evaluation(run, records.SHOWN_EVALUATION)
     examples = run.path / EXAMPLES
     return Contents(
         name=run.name,
@@ -41,7 +41,7 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
         select=spec.select.attack,
         spec=run.read_spec(),
         environment=run.read_environment(),
-        classes=dataset.classes if dataset else (),
+        classes=_classes(spec, registry),
         events=_events(run),
         result=result,
         selection=result_table(result) if result else None,
@@ -53,12 +53,12 @@ def gather(run: RunDir, registry: "Registry") -> Contents:
     )
 
 
-def _dataset(spec: RunSpec, registry: "Registry") -> Any:
-    """The data set of a run; None where it cannot be had here: its plugin is gone, or its folder."""
+def _classes(spec: RunSpec, registry: "Registry") -> tuple[str, ...]:
+    """What the classes of a run are called; () where its data cannot be had: its plugin is gone, or its folder."""
     try:
-        return registry.dataset(spec.data.name, spec.data.dir)
+        return registry.class_names(spec.data.name, spec.data.dir)
     except (RobustDistillError, OSError):
-        return None
+        return ()
 
 
 def _events(run: RunDir) -> list[dict[str, Any]]:

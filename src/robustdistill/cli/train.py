@@ -31,7 +31,7 @@ def train(
         Flag(help="Teacher, once a role; timm's: hf-hub:USER/REPO.", metavar="[ROLE=]NAME|FILE|ARCH@FILE"),
     ] = None,
     data: Annotated[str | None, Flag(help="Data set. [the teacher's, or digits]", metavar="NAME")] = None,
-    data_dir: Annotated[str | None, Flag(help="Folder that holds it. [CIFAR: downloaded]", metavar="DIR")] = None,
+    data_dir: Annotated[str | None, Flag(help="Folder that holds it. [downloaded]", metavar="DIR")] = None,
     eps: Annotated[str | None, Flag(help="L-inf radius: 0.03 or 8/255. [the data set's]", metavar="NUMBER")] = None,
     steps: Annotated[int | None, Flag(help="Steps of the attack.", metavar="N")] = None,
     epochs: Annotated[int | None, Flag(help="Epochs. [the method's]", metavar="N")] = None,

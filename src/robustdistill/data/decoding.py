@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ def splits(found: Listing, form: Form) -> Splits:
         LOG.warning("%s: images are decoded, once", found.path)
 
     def plan(part: Part, places: Sequence[int]) -> Plan:
-        return Plan(part.labels[list(places)], shape, functools.partial(_decoded, part, places, form, found.path))
+        return Plan(part.labels[list(places)], shape, functools.partial(_decoded, part, places, form, found))
 
     parts = {name: plan(found.train, places) for name, places in wanted.items()}
     if found.test:
@@ -41,7 +40,7 @@ def splits(found: Listing, form: Form) -> Splits:
     return Splits(**mapped((facts(found.files), form), parts))
 
 
-def _decoded(part: Part, wanted: Sequence[int], form: Form, path: Path) -> Iterator[Row]:
+def _decoded(part: Part, wanted: Sequence[int], form: Form, found: Listing) -> Iterator[Row]:
     """The wanted images, each with its place among them. All are looked at before DamagedFile names the bad ones."""
     bad: list[str] = []
     images = picked(part.read(), wanted)
@@ -54,10 +53,9 @@ def _decoded(part: Part, wanted: Sequence[int], form: Form, path: Path) -> Itera
                     yield place, pixels
     if bad:
         more = f"; and {len(bad) - TOLD:,} more" if len(bad) > TOLD else ""
-        raise DamagedFile(
-            f"{len(bad):,} of {len(wanted):,} images of {path} cannot be used: {'; '.join(bad[:TOLD])}{more}. Repair "
-            f"or remove them; if only their sizes or colours differ, {advice(path)}"
-        )
+        alike = f"Repair or remove them; if only their sizes or colours differ, {advice(found.path)}"
+        told = f"{len(bad):,} of {len(wanted):,} images of {found.path} cannot be used: {'; '.join(bad[:TOLD])}{more}"
+        raise DamagedFile(f"{told}. {found.mend or alike}")
 
 
 def _tried(form: Form) -> Callable[[Encoded], NDArray[np.uint8] | str]:

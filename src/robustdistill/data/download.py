@@ -1,4 +1,4 @@
-"""The two CIFARs from the network, once: as parquet from the Hugging Face hub, else as their authors' archive.
+"""Data sets from the network, once: as parquet from the Hugging Face hub; the CIFARs else as their authors' archive.
 
 What is said on the way goes to the log `robustdistill`, which without a setting of its own writes to stderr.
 """
@@ -11,42 +11,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from robustdistill.data import cache, cifar_batches, parquet
+from robustdistill.data import cache, parquet
+from robustdistill.data.origins import Archive, Origin
 from robustdistill.errors import DamagedFile, UserError, disk_full, first_line
 
 LOG = logging.getLogger("robustdistill")
 KIND = "dataset"  # what the hub calls a repository of data
 TORONTO = "www.cs.toronto.edu"
-
-
-class Origin(NamedTuple):
-    """A data set on the hub (a repository, two files there, their numbers of rows), and torchvision's class for it.
-
-    `megabytes`: the size of the archive that torchvision downloads and unpacks as `batches`.
-    """
-
-    repo: str
-    files: tuple[str, str]
-    rows: tuple[int, int]
-    archive: str
-    megabytes: int
-    batches: cifar_batches.Layout
-
-    @property
-    def title(self) -> str:
-        return self.batches.title
-
-
-def _origin(name: str, place: str, archive: str, megabytes: int, layout: cifar_batches.Layout) -> Origin:
-    files = (f"{place}/train-00000-of-00001.parquet", f"{place}/test-00000-of-00001.parquet")
-    return Origin(f"uoft-cs/{name}", files, (50_000, 10_000), archive, megabytes, layout)
-
-
-CIFAR10 = _origin("cifar10", "plain_text", "CIFAR10", 170, cifar_batches.CIFAR10)
-CIFAR100 = _origin("cifar100", "cifar100", "CIFAR100", 169, cifar_batches.CIFAR100)
 
 
 def folder(origin: Origin) -> Path:
@@ -97,14 +70,16 @@ def _downloaded(origin: Origin, hub: str) -> Path:
     except DamagedFile:
         raise
     except Exception as error:  # the library's HTTP client, and with it the errors, changed from version to version
-        first = f"{hub}: {_cause(error)}"
-    try:
-        return _from_archive(origin, first)
-    except Exception as error:
-        raise UserError(
-            f"{origin.title} cannot be downloaded ({first}; {TORONTO}: {_cause(error)}); try again later, or give the "
-            "folder that holds it with --data-dir FOLDER"
-        ) from error
+        failed, causes = error, f"{hub}: {_cause(error)}"
+    if origin.archive is not None:
+        try:
+            return _from_archive(origin.title, origin.archive, causes)
+        except Exception as error:
+            failed, causes = error, f"{causes}; {TORONTO}: {_cause(error)}"
+    raise UserError(
+        f"{origin.title} cannot be downloaded ({causes}); try again later, or give the folder that holds it with "
+        "--data-dir FOLDER"
+    ) from failed
 
 
 def _cause(error: Exception) -> str:
@@ -178,23 +153,24 @@ def _delete(path: Path) -> None:
 def _unpacked(origin: Origin) -> Path | None:
     """Our cache folder if it holds the unpacked archive."""
     with suppress(RuntimeError):  # no home folder
-        return cache.folder() if (cache.folder() / origin.batches.folder).is_dir() else None
+        if origin.archive and (cache.folder() / origin.archive.batches.folder).is_dir():
+            return cache.folder()
     return None
 
 
-def _from_archive(origin: Origin, why: str) -> Path:
+def _from_archive(title: str, archive: Archive, why: str) -> Path:
     """torchvision downloads the archive, compares its md5 and unpacks it; only then it gets its place."""
     from torchvision import datasets
 
-    home, name = cache.folder(), origin.batches.folder
+    home, name = cache.folder(), archive.batches.folder
     LOG.warning(
         "%s; downloading %s (%d MB) from %s, once: this server is slow, and what it has is in another order, so that "
         "other images are held out",
-        *(why, origin.title, origin.megabytes, TORONTO),
+        *(why, title, archive.megabytes, TORONTO),
     )
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home) as scratch, _bars_for_terminals():
-        getattr(datasets, origin.archive)(scratch, train=False, download=True)
+        getattr(datasets, archive.loader)(scratch, train=False, download=True)
         if not (home / name).is_dir():  # another process may have been faster
             os.replace(Path(scratch, name), home / name)
     return home

@@ -39,17 +39,23 @@ class Header(NamedTuple):
 class Form:
     """Images as they are to be: `channels` 1 (grey) or 3 (RGB), `size` x `size` pixels.
 
-    `fitted`: others are converted, scaled by their shorter side and cut out of their middle; else they are refused.
+    Others are refused, unless they are `recoloured`, where their colours are converted, or `fitted`, where they are
+    also scaled by their shorter side and cut out of their middle.
     """
 
     channels: int
     size: int
     fitted: bool = False
+    recoloured: bool = False
 
     @property
     def header(self) -> Header:
         """What an image says that has this form."""
         return Header(MODES[self.channels], self.size, self.size)
+
+    def takes(self, found: Header) -> bool:
+        """Whether an image that says `found` is brought into this form."""
+        return self.fitted or found == (found.mode if self.recoloured else self.header.mode, self.size, self.size)
 
 
 def header(data: bytes, where: str) -> Header:
@@ -62,13 +68,12 @@ def decode(data: bytes, form: Form, where: str) -> NDArray[np.uint8]:
     """The pixels `[C, S, S]` of an encoded image. DamagedFile, which begins with `where`, if they cannot be had."""
     with _opened(data, where) as image:
         found = Header(image.mode, *image.size)
-        if found != form.header and not form.fitted:
+        if not form.takes(found):
             raise DamagedFile(f"{where} is {found}; the others are {form.header}")
         try:
+            image = image.convert(form.header.mode)  # a copy where it is so already
             if form.fitted:
-                image = ImageOps.fit(
-                    image.convert(MODES[form.channels]), (form.size, form.size), Image.Resampling.BICUBIC
-                )
+                image = ImageOps.fit(image, (form.size, form.size), Image.Resampling.BICUBIC)
             pixels = np.asarray(image)
         except Exception as error:  # Pillow raises errors of many types on bytes that are cut short
             raise DamagedFile(f"{where} holds no whole image ({error})") from error

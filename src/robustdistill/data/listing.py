@@ -33,13 +33,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set as it lies on disk. `test` is None where nothing was set apart; `files` are all that it is made of."""
+    """A data set as it lies on disk. `test` is None where nothing was set apart; `files` are all that it is made of;
+    `mend` is what to do where some of its images cannot be used, if that is not to mend them.
+    """
 
     path: Path
     classes: tuple[str, ...]
     train: Part
     test: Part | None
     files: Sequence[Path]
+    mend: str = ""
 
     def form(self, size: int | None) -> Form:
         """How the images are to be: fitted to `size` in RGB, or as the first one is, which must then be square."""

@@ -20,7 +20,7 @@ IMAGE_COLUMNS = ("img", "image")
 def shards(folder: Path, name: str) -> list[Path]:
     """The files `name-*.parquet` of `folder`, sorted. Raises UserError when `...-of-N` says that some are missing."""
     found = sorted(folder.glob(f"{name}-*.parquet"))
-    totals = [int(m[1]) for file in found if (m := re.search(r"-of-(\d+)$", file.stem))]
+    totals = [int(m[1]) for file in found if (m := re.search(r"-of-(\d+)(-[0-9a-f]+)?$", file.stem))]
     if totals and len(found) != totals[0]:
         raise UserError(f"{folder} holds {len(found)} of the {totals[0]} files {name}-*.parquet; download all of them")
     return found

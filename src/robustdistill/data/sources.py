@@ -1,20 +1,22 @@
 """Where images come from: each function returns a data set cut into train, hold-out and test, once and for all."""
 
 import functools
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustdistill.data import cache, cifar_batches, download, parquet
+from robustdistill.data import cache, cifar_batches, decoding, lying, origins, parquet, tables
 from robustdistill.data.arrays import Arrays
 from robustdistill.data.cutting import stratified
-from robustdistill.errors import DamagedFile, UserError
-from robustdistill.types import Split, Splits
+from robustdistill.data.encoded import Form
+from robustdistill.data.origins import Origin
+from robustdistill.errors import DamagedFile
+from robustdistill.types import OnDisk, Split, Splits
+
+DIGITS = "digits.npz"
 
 
 def digits(directory: Path | None = None) -> Splits:
@@ -23,7 +25,7 @@ def digits(directory: Path | None = None) -> Splits:
     They ship with the package (see LICENSE-digits.txt); `directory` is not read. Test and hold-out have 36
     and 18 images of each class. A stored value v of 0..16 becomes round(255 v / 16).
     """
-    stored = files("robustdistill.data") / "digits.npz"
+    stored = files("robustdistill.data") / DIGITS
     try:
         with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             levels, labels = archive["images"].astype(np.uint16), archive["labels"].astype(np.int64)
@@ -32,6 +34,12 @@ def digits(directory: Path | None = None) -> Splits:
     arrays = Arrays(((levels * 255 + 8) // 16).astype(np.uint8), labels)
     test, holdout, train = stratified(labels, (36, 18), "digits")
     return Splits(train=split(arrays, train), holdout=split(arrays, holdout), test=split(arrays, test))
+
+
+def digits_here(_: Path | None) -> OnDisk:
+    """The digits' file inside the package."""
+    stored = Path(str(files("robustdistill.data") / DIGITS))
+    return OnDisk(stored.parent, (stored,))
 
 
 def cifar10(directory: Path | None = None) -> Splits:
@@ -45,7 +53,7 @@ def cifar10(directory: Path | None = None) -> Splits:
     Raises: UserError when the directory holds neither layout or nothing can be downloaded; DamagedFile for a file
     that cannot be read or holds something else than 32x32 RGB images with labels 0 to 9.
     """
-    return _cifar("cifar10", _CIFAR10, directory)
+    return _cifar("cifar10", origins.CIFAR10, directory)
 
 
 def cifar100(directory: Path | None = None) -> Splits:
@@ -54,19 +62,25 @@ def cifar100(directory: Path | None = None) -> Splits:
     As `cifar10`, from Hugging Face's parquet files (also in `cifar100/`; labels in a column `fine_label`) or
     torchvision's `cifar-100-python`. Labels are 0 to 99, the classes in alphabetical order; coarse ones are not read.
     """
-    return _cifar("cifar100", _CIFAR100, directory)
+    return _cifar("cifar100", origins.CIFAR100, directory)
 
 
-def look(name: str, directory: Path | None) -> Path | None:
-    """The folder from which `cifar10` or `cifar100` would read; None where it would have to be downloaded first.
+def svhn(directory: Path | None = None) -> Splits:
+    """SVHN, its cropped digits: images `[3, 32, 32]`, 70,332 train, 2,925 hold-out (one in 25 a class), 26,032 test.
 
-    No file is opened. Raises UserError as they do for a `directory` that does not hold the data set.
+    From Hugging Face's parquet files as `cifar10`, also in `cropped_digits/`. Labels are the digits; the files
+    `extra-*.parquet` of more and easier images are not read. DamagedFile where an image is not 32x32 and RGB.
     """
-    layout = {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name]
-    folder = download.found(layout.origin) if directory is None else _existing(directory, layout.origin)
-    if folder is not None:
-        _located(layout, folder)
-    return folder
+    return _hub(origins.SVHN, Form(3, 32), directory)
+
+
+def tiny_imagenet(directory: Path | None = None) -> Splits:
+    """Tiny-ImageNet: images `[3, 64, 64]`, 96,000 train, 4,000 hold-out (20 a class), 10,000 test (its `valid`).
+
+    From Hugging Face's parquet files `train-*` and `valid-*`, there or in `data/`. Grey images are made RGB. Labels are
+    those of the files, 0 to 199 in their own order. DamagedFile where an image is not 64x64.
+    """
+    return _hub(origins.TINY_IMAGENET, Form(3, 64, recoloured=True), directory)
 
 
 def split(arrays: Arrays, indices: NDArray[np.int64] | slice = slice(None)) -> Split:
@@ -74,62 +88,23 @@ def split(arrays: Arrays, indices: NDArray[np.int64] | slice = slice(None)) -> S
     return Split(torch.from_numpy(arrays.images[indices]), torch.from_numpy(arrays.labels[indices]))
 
 
-class _Layout(NamedTuple):
-    """How one of the CIFARs is laid out as parquet (places in the folder, column of labels), and whence it comes."""
-
-    places: tuple[str, ...]
-    label: str
-    origin: download.Origin
-
-    @property
-    def batches(self) -> cifar_batches.Layout:
-        return self.origin.batches
-
-
-_CIFAR10 = _Layout((".", "data", "plain_text"), "label", download.CIFAR10)
-_CIFAR100 = _Layout((".", "data", "cifar100"), "fine_label", download.CIFAR100)
-
-
-def _cifar(name: str, layout: _Layout, directory: Path | None) -> Splits:
-    train, test = _read(name, layout, _existing(directory, layout.origin))
-    per_class = max(1, len(train.labels) // (25 * layout.batches.classes))
+def _cifar(name: str, origin: Origin, directory: Path | None) -> Splits:
+    train, test = _read(name, origin, lying.found(origin, directory))
+    per_class = max(1, len(train.labels) // (25 * origin.classes))
     holdout, rest = stratified(train.labels, (per_class,), name)
     return Splits(train=split(train, rest), holdout=split(train, holdout), test=split(test))
 
 
-def _existing(directory: Path | None, origin: download.Origin) -> Path:
-    if directory is None:
-        return download.folder(origin)
-    if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}; give the one that holds {origin.title} with --data-dir")
-    return directory
+def _read(name: str, origin: Origin, there: lying.Lying) -> tuple[Arrays, Arrays]:
+    if there.batched and origin.archive:
+        return cifar_batches.read(there.folder, origin.archive.batches)
+    read = functools.partial(parquet.read, label=origin.label, classes=origin.classes)
+    return cache.cached(name, [*there.train, *there.test], lambda: (read(there.train), read(there.test)))
 
 
-def _read(name: str, layout: _Layout, directory: Path) -> tuple[Arrays, Arrays]:
-    found = _located(layout, directory)
-    if isinstance(found, Path):
-        return cifar_batches.read(found, layout.batches)
-    train, test = found
-    read = functools.partial(parquet.read, label=layout.label, classes=layout.batches.classes)
-    return cache.cached(name, train + test, lambda: (read(train), read(test)))
-
-
-def _located(layout: _Layout, directory: Path) -> tuple[list[Path], list[Path]] | Path:
-    """The shards of train and test in `directory`, or the folder of torchvision's batches there."""
-    batches = layout.batches
-    train, test = _shards([directory / place for place in layout.places])
-    if train and test:
-        return train, test
-    for folder in (directory, directory / batches.folder):
-        if (folder / batches.test).is_file():
-            return folder
-    raise UserError(
-        f"{directory} holds no {batches.title}: looked for train-*.parquet and test-*.parquet, there and in "
-        f"{'/ and '.join(layout.places[1:])}/, and for torchvision's {batches.folder}/; "
-        "give another folder with --data-dir"
-    )
-
-
-def _shards(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    folder = next((folder for folder in folders if any(folder.glob("train-*.parquet"))), folders[0])
-    return parquet.shards(folder, "train"), parquet.shards(folder, "test")
+def _hub(origin: Origin, form: Form, directory: Path | None) -> Splits:
+    """A data set that the hub alone has, decoded and cut as anybody's parquet files are."""
+    there = lying.found(origin, directory)
+    mend = f"Download {origin.title} again, or give another folder of it with --data-dir"
+    numbers = tuple(map(str, range(origin.classes)))
+    return decoding.splits(tables.listed(there.folder, there.train, there.test, numbers, mend), form)

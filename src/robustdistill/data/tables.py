@@ -30,14 +30,30 @@ def listing(path: Path) -> Listing:
         raise UserError(f"{path} holds no train-*.parquet, nor does {path / 'data'}; write --data parquet:FOLDER")
     train = shards(found, "train")
     test = next((files for name in TESTS if (files := shards(found, name))), [])
-    label, classes = _label(train[0])
+    return listed(path, train, test)
+
+
+def listed(
+    path: Path, train: Sequence[Path], test: Sequence[Path], classes: tuple[str, ...] = (), mend: str = ""
+) -> Listing:
+    """The images of these files. Labels are below the number of `classes`, or of the names that the files state, or
+    any. `mend` as in `Listing`.
+    """
+    label, stated = _label(train[0])
+    known = classes or stated
     return Listing(
         path,
-        classes or _numbered(train, label),
-        _part(train, label, len(classes)),
-        _part(test, label, len(classes)) if test else None,
+        known or _numbered(train, label),
+        _part(train, label, len(known)),
+        _part(test, label, len(known)) if test else None,
         [*train, *test],
+        mend,
     )
+
+
+def named(file: Path) -> tuple[str, ...]:
+    """What a file calls its classes; () where it does not say. DamagedFile for one that cannot be read."""
+    return _label(file)[1]
 
 
 def _label(file: Path) -> tuple[str, tuple[str, ...]]:

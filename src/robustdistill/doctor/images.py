@@ -8,6 +8,7 @@ from robustdistill.errors import first_line
 
 if TYPE_CHECKING:  # what they import may be missing here: functions import what they use
     from robustdistill.registry import Registry
+    from robustdistill.types import OnDisk
 
 CIFARS = ("cifar10", "cifar100")
 GIVE = "give the folder that holds it: --data-dir DIR"
@@ -26,8 +27,9 @@ def data(asked: Asked) -> list[Finding]:
 def _one(name: str, registry: "Registry", directory: Path | None, needed: bool) -> Finding:
     check = f"data {name}"
     try:
-        if name in CIFARS:
-            return _cifar(name, directory, needed)
+        dataset = registry.dataset(name, directory)
+        if dataset.look and dataset.needs_dir:
+            return _looked(name, dataset.look(directory), needed)
         return _other(name, registry, directory)
     except Exception as error:
         return fails(
@@ -35,12 +37,12 @@ def _one(name: str, registry: "Registry", directory: Path | None, needed: bool) 
         )
 
 
-def _cifar(name: str, directory: Path | None, needed: bool) -> Finding:
-    from robustdistill.data import download, sources
+def _looked(name: str, here: "OnDisk | None", needed: bool) -> Finding:
+    from robustdistill.data import download
 
-    check, folder = f"data {name}", sources.look(name, directory)
-    if folder is not None:
-        return ok(check, f"on disk: {folder}")
+    check = f"data {name}"
+    if here is not None:
+        return ok(check, f"on disk: {here.folder}")
     if not download.hub_cache()[1]:
         return ok(check, "would be downloaded, once")
     told, advice = "not on disk, and HF_HUB_OFFLINE forbids to download it", f"unset HF_HUB_OFFLINE, or {GIVE}"

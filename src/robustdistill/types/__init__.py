@@ -1,7 +1,7 @@
 """What plugins are made of: objectives and attacks are functions, everything else is a record or a module."""
 
 from robustdistill.types.attacks import Attack, AttackFn, Ensemble, Outcome, Progress, Stage, Watch
-from robustdistill.types.data import Augment, Dataset, DatasetAt, Split, Splits
+from robustdistill.types.data import Augment, Dataset, DatasetAt, OnDisk, Split, Splits
 from robustdistill.types.methods import Method, Recipe, Variant
 from robustdistill.types.modifiers import Closure, Modifier, descend
 from robustdistill.types.networks import Model, Teacher, Weights
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "Modifier",
     "Objective",
+    "OnDisk",
     "Outcome",
     "Progress",
     "Recipe",

@@ -40,11 +40,24 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class OnDisk:
+    """A data set as it lies on this disk: its folder, the files that are read, and `names()`, what these call the
+    classes, () where they do not say.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    names: Callable[[], tuple[str, ...]] = tuple
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set and what it owns of a run: radius, augmentation, default student and teacher ("" for none).
 
     `needs_dir`: `load` takes the folder that holds the images. `downloads`: without that folder it downloads them;
-    how many it then returns, (train, hold-out, test), is known to a dry run, which downloads nothing.
+    how many it then returns, (train, hold-out, test), is known to a dry run, which downloads nothing. `megabytes`: how
+    much it downloads. `images`: how many there are where nothing is downloaded. `look` finds what `load` would read,
+    None where that had to be downloaded first; UserError for a folder without it. It opens no file.
     """
 
     load: Callable[[Path | None], Splits]
@@ -57,6 +70,9 @@ class Dataset:
     teacher: str
     needs_dir: bool = False
     downloads: tuple[int, int, int] | None = None
+    megabytes: int | None = None
+    images: tuple[int, int, int] | None = None
+    look: Callable[[Path | None], OnDisk | None] | None = None
     summary: str = ""
     licence: str = ""
 
