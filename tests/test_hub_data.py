@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import robustdistill as rd
+from hub import COMMIT
 from robustdistill.builtin.datasets import SVHN as SVHN_RECORD
 from robustdistill.builtin.datasets import TINY_IMAGENET as TINY_RECORD
 from robustdistill.cli import main
@@ -145,6 +147,53 @@ def test_a_dry_run_knows_their_numbers(capsys: pytest.CaptureFixture[str]) -> No
             main(["train", "--method", "sat", "--data", name, "--dry-run", "--device", "cpu"])
         assert ended.value.code == 0
         assert f"{name}: {told}" in capsys.readouterr().out
+
+
+def listed(capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["list", "datasets", *more])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_list_datasets_shows_figures_sizes_and_what_is_here(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = listed(capsys)
+    assert re.search(r"^svhn +3 x 32 x 32 +no +10 +70,332 +2,925 +26,032 +8/255 +183$", out, re.M)
+    assert re.search(r"^digits +1 x 8 x 8 +yes +10 +1,257 +180 +360 +0\.2 +0\.0\d$", out, re.M)
+    assert re.search(r"^npz:{path} +(- +){7}-$", out, re.M)
+    assert "\nnpz:{path}: a NumPy archive" in out
+    snapshot = tmp_path / "datasets--zh-plus--tiny-imagenet" / "snapshots" / COMMIT
+    laid_out(snapshot, TINY_IMAGENET, 64, a_class=1)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (record,) = map(json.loads, listed(capsys, "tiny-*", "--json").splitlines())
+    size = sum(file.stat().st_size for file in snapshot.rglob("*.parquet"))
+    assert {k: record[k] for k in ("here", "size", "download", "image", "classes", "teacher", "images")} == {
+        "here": str(snapshot / "data"),
+        "size": size,
+        "download": 161_000_000,
+        "image": [3, 64, 64],
+        "classes": 200,
+        "teacher": None,
+        "images": {"train": 96_000, "holdout": 4_000, "test": 10_000},
+    }
+    out = listed(capsys, "tiny-*")
+    assert re.search(rf"^tiny-imagenet +3 x 64 x 64 +yes .* {size / 1e6:.2f}$", out, re.M)
+    assert f"\ntiny-imagenet: {snapshot / 'data'}\n" in out
+
+
+def test_a_cache_that_holds_something_else_is_not_taken_for_a_data_set(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "cache" / "robustdistill" / "cifar-10-batches-py").mkdir(parents=True)
+    (record,) = map(json.loads, listed(capsys, "cifar10", "--json").splitlines())
+    assert (record["here"], record["size"]) == (None, None)
+    (tmp_path / "cache" / "robustdistill" / "cifar-10-batches-py" / "test_batch").touch()  # and no other
+    (record,) = map(json.loads, listed(capsys, "cifar10", "--json").splitlines())
+    assert record["here"] is None
 
 
 # ---- what is wrong with them --------------------------------------------------------------------------------

@@ -47,6 +47,11 @@ def show(
 
         render.show(zoo.table(records))
         render.say(zoo.NOTES)
+    elif kind == "datasets":
+        from robustdistill.cli import datasets
+
+        render.show(datasets.table(records))
+        render.say(datasets.below(records))
     elif kind is None:
         rows = tuple((r["kind"], r["name"], r["summary"]) for r in records if not r.get("family"))
         render.show(Table(("kind", "name", "what it is"), rows, 3))
@@ -80,11 +85,11 @@ def _record(kind: str, name: str, registry: "Registry", whole: bool) -> dict[str
         return {"kind": kind, "name": name, "summary": clash, "from": "several"}
     entry = registry.entry(kind, name)
     shared = {"kind": kind, "name": name, "summary": summary(kind, entry.unit), "from": source(entry.origin)}
-    if kind != "teacher" or not whole:
-        return shared
-    from robustdistill.cli import zoo
+    from robustdistill.cli import datasets, zoo
 
-    return shared | zoo.facts(name, entry.unit, registry)
+    if kind == "teacher" and whole:
+        return shared | zoo.facts(name, entry.unit, registry)
+    return shared | (datasets.facts(entry.unit) if kind == "dataset" and whole else {})
 
 
 def source(origin: str) -> str:
