@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import hub as hubs
 import robustdistill as rd
@@ -453,10 +454,11 @@ def test_the_command_line_ends_with_the_code_of_the_failure(
 ) -> None:
     with serving(servers.whole(QUOTA, kind="x/y") if answer == 200 else servers.status(answer)) as server:
         monkeypatch.setattr(hub, "address", lambda _: server.url)
+        monkeypatch.setattr("robustdistill.registry.default_registry", lambda: registry_with(teacher("http://x/y")))
         if full:
             monkeypatch.setattr(http.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
         with pytest.raises(SystemExit) as ended:
-            main(["eval", "rn-18", "--device", "cpu"])
+            main(["eval", "far", "--device", "cpu"])
     assert ended.value.code == code
     assert ("the disk is full" if full else f"{server.url} ") in capsys.readouterr().err
 
@@ -494,6 +496,69 @@ def test_a_source_on_the_hub_has_an_address() -> None:
     assert hub.address(source) == url
     with pytest.raises(UserError, match="hf:USER/REPO/FILE"):
         hub.address("hf:someone/teachers")
+
+
+# ---- what is looked at before a download -------------------------------------------------------------------
+def images_for_eval(root: Path) -> None:
+    """Folders of grey images of 8x8 pixels in two classes."""
+    for i in range(8):
+        for part in ("train", "test"):
+            file = root / part / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 20 * i).save(file)
+
+
+def damaged(root: Path) -> None:
+    (root / "test" / "a" / "0.png").write_text("<html>")
+
+
+@pytest.mark.parametrize(
+    ("data", "call", "sentence"),
+    [
+        ("cifar10", ["--data-dir", "nowhere"], "there is no folder nowhere; give the one that holds CIFAR-10"),
+        ("cifar10", ["--data-dir", "."], ". holds no CIFAR-10: looked for train-*.parquet"),
+        ("svhn", ["--data-dir", "."], ". holds no SVHN: looked for train-*.parquet"),
+        ("digits", ["--data-dir", "."], "digits comes with the package and takes no --data-dir"),
+        ("imagefolder:d", ["--data-dir", "nowhere"], "there is no folder nowhere"),
+        ("imagefolder:d", [], "0.png is no image that can be read"),
+        ("digits", ["--out", "nowhere/x"], "there is no folder nowhere to hold --out"),
+        ("digits", ["--n", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_eval_asks_for_no_teacher_where_something_else_is_wrong(
+    data: str, call: list[str], sentence: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Each is found without a request. Where nothing is wrong the teacher is asked for."""
+    images_for_eval(here / "d")
+    registry = registry_with(
+        Teacher("rn-18" if data != "digits" else "digits-net", None, data, sources=("http://x/y",))
+    )
+    monkeypatch.setattr("robustdistill.registry.default_registry", lambda: registry)
+    with serving(servers.status(404)) as server:
+        monkeypatch.setattr(hub, "address", lambda _: server.url)
+        if not call:
+            damaged(here / "d")
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", "far", "--data", data, "--device", "cpu", *call])
+        assert (ended.value.code, server.asked) == (4 if not call else 2, [])
+        assert sentence in capsys.readouterr().err
+        if data == "digits":
+            with pytest.raises(SystemExit):
+                main(["eval", "far", "--data", data, "--device", "cpu"])
+            assert len(server.asked) == 1
+
+
+def test_eval_builds_a_teachers_network_before_it_asks_for_the_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that cannot be for these images is refused first, and one that is here is read first."""
+    registry = registry_with(Teacher("digits-net", None, "cifar10", {"width": 0}, sources=("http://x/y",)))
+    monkeypatch.setattr("robustdistill.registry.default_registry", lambda: registry)
+    monkeypatch.setattr("robustdistill.data.download.folder", lambda _: pytest.fail("images are asked for"))
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "far", "--device", "cpu"])
+    assert ended.value.code == 2
+    assert "width" in capsys.readouterr().err
 
 
 # ---- what never downloads -----------------------------------------------------------------------------------

@@ -79,6 +79,20 @@ def build_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: s
     return freeze(network)
 
 
+def downloads(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> bool:
+    """Whether a teacher has to be downloaded, or may have to be: only timm knows what it has.
+
+    UserError for one that must not be, or whose architecture does not fit the run's data.
+    """
+    if hub.names(node.name):
+        return not node.name.startswith(hub.FOLDER)
+    found = locate_teacher(node, registry, data_name)
+    if found.missing:
+        found.refuse_offline()
+        check_network(shape_of(found.arch, found.params, node, dataset, registry), dataset, f"teacher {node.name}")
+    return found.missing
+
+
 def blank_teacher(node: Node, dataset: Dataset, registry: Registry, data_name: str) -> nn.Module:
     """A registered teacher without its weights: what is in their place is arbitrary. Takes no time and no room."""
     found = locate_teacher(node, registry, data_name)

@@ -86,7 +86,6 @@ def _evaluate(
     chosen = chosen_attacks(attacks, registry)
     check_options(how["n"], how["eps"], how["batch_size"], how["device"])
     target = find_target(model, registry, data, data_dir)
-    check_modules({"the model": target.network})
     at = case(target, registry, images, labels, **how)
     if data is not None or not isinstance(model, nn.Module):
         check_size(at.x, registry.dataset(target.data, target.directory), target.data)
@@ -176,11 +175,12 @@ def case(
     batch_size: int,
     device: str,
 ) -> Case:
-    """A target with what else has to be settled before it is judged; options as in `evaluate`."""
+    """A target ready to be judged; options as in `evaluate`. Images come first, then a network to be downloaded."""
     check_options(n, eps, batch_size, device)
     dataset: Dataset = registry.dataset(target.data, target.directory)
     radius, where = radius_of(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
-    x, y = _images(images, labels, dataset, target, n)  # last: they may have to be downloaded
+    x, y = _images(images, labels, dataset, target, n)
+    check_modules({"the model": target.network})
     return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
 
 
