@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from robustdistill.resolve import resolve
 from robustdistill.spec import Node
 from robustdistill.store import checkpoint, rundir
 from robustdistill.types import Augment, Dataset, Split, Splits
+from test_cli import rd as command
 
 SMALL = {"limit_batches": 2, "batch_size": 8, "epochs": 2, "select": {"n": 8}, "attack": {"steps": 1}, "device": "cpu"}
 DIGITS = default_registry().get("dataset", "digits")
@@ -181,6 +183,25 @@ def test_a_student_learns_from_large_images(name: str, large: Registry, tmp_path
     assert isinstance(events[-1], Finished)
     network = rd.load(tmp_path / "run", registry=large)
     assert network(photographs(2).images / 255).shape == (2, 2)
+
+
+def test_a_folder_of_photographs_trains_a_student_of_timm_from_the_command_line(here: Path) -> None:
+    """224 pixels, a folder a class: `train` by its flags alone, `eval` of what it left."""
+    for i, (image, label) in enumerate(zip(*vars(photographs(24)).values(), strict=True)):
+        file = here / "photographs" / ("train", "test")[i >= 16] / ("dark", "bright")[label] / f"{i:02}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, quality=95)
+    data, out = ("--data", "imagefolder:photographs"), ("--out", "run", "--device", "cpu", "--json")
+    sets = [x for pair in ("limit_batches=3", "select.n=2", "select.attack=fgsm") for x in ("--set", pair)]
+    size = ("--epochs", "2", "--batch-size", "4", "--steps", "2", "--lr", "0.01")
+    done = command("train", "--method", "trades", "--student", "timm:test_resnet", *data, *size, *sets, *out)
+    assert done.code == 0, done.err
+    losses = [r["loss"] for r in done.records if r["event"] == "stepped" and r["loss"] is not None]
+    assert len(losses) >= 2
+    assert all(0 < loss < 10 for loss in losses)
+    judged = command("eval", "run", "--attacks", "fgsm", "--checks", "0", "--json").records[-1]
+    assert (judged["data"], judged["n"], judged["eps"]) == ("imagefolder:photographs", 8, pytest.approx(4 / 255))
+    assert rd.load("run")(photographs(2).images / 255).shape == (2, 2)
 
 
 def test_compiled_students_of_timm_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
