@@ -21,7 +21,7 @@ def split() -> Split:
 
 
 def loader(split: Split, size: int = 16, seed: int = 0, pad: int = 2, flip: bool = True, **more: Any) -> Loader:
-    return Loader(split, batch_size=size, augment=Augment(pad, flip), seed=seed, device="cpu", **more)
+    return Loader([split], batch_size=size, augment=Augment(pad, flip), seed=seed, device="cpu", **more)
 
 
 def by_id(batches: list[Batch]) -> tuple[Tensor, Tensor]:
@@ -160,6 +160,6 @@ def test_scaled_is_exact() -> None:
 
 def test_no_step_waits_for_the_host(split: Split) -> None:
     """On `meta` there are no values: anything that looks at one raises."""
-    batches = list(Loader(split, batch_size=16, augment=Augment(2, True), seed=0, device="meta").epoch(0))
+    batches = list(Loader([split], batch_size=16, augment=Augment(2, True), seed=0, device="meta").epoch(0))
     assert [tuple(b.x.shape) for b in batches] == [(16, 3, 6, 5)] * 3 + [(2, 3, 6, 5)]
     assert all(tensor.is_meta for b in batches for tensor in (b.x, b.y, b.ids))

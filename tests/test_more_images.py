@@ -1,6 +1,7 @@
 """Images that do not fit on the device, and more images than a data set's own: the same batches, the stated shares."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import robustdistill as rd
 from robustdistill.data.loader import Batch, Extra, Loader
 from robustdistill.errors import Stopped, UserError
+from robustdistill.events import Finished
 from robustdistill.registry import default_registry
 from robustdistill.resolve import resolve
 from robustdistill.types import Augment, Split
@@ -27,9 +29,11 @@ def split(n: int) -> Split:
 OWN, MORE = split(100), split(40)
 
 
-def batches(resident: bool, extra: Extra | None, epoch: int = 1, start: int = 0) -> list[Batch]:
+def batches(
+    resident: bool, extra: Extra | None, epoch: int = 1, start: int = 0, parts: tuple[Split, ...] = (OWN,)
+) -> list[Batch]:
     augment = Augment(1, True)
-    loader = Loader(OWN, batch_size=16, augment=augment, seed=3, device="cpu", extra=extra, resident=resident)
+    loader = Loader(parts, batch_size=16, augment=augment, seed=3, device="cpu", extra=extra, resident=resident)
     return [Batch(b.x.clone(), b.y.clone(), b.ids.clone()) for b in loader.epoch(epoch, start)]
 
 
@@ -38,6 +42,41 @@ def batches(resident: bool, extra: Extra | None, epoch: int = 1, start: int = 0)
 def test_a_window_shows_the_same_batches(extra: Extra | None, epoch: int, start: int) -> None:
     for a, b in zip(batches(True, extra, epoch, start), batches(False, extra, epoch, start), strict=True):
         assert all(map(torch.equal, (a.x, a.y, a.ids), (b.x, b.y, b.ids)))
+
+
+@pytest.mark.parametrize("extra", [None, Extra(MORE, 0.7)], ids=["own", "extra"])
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("cuts", [(60,), (1, 37, 37, 99)])
+def test_parts_give_the_batches_that_their_copy_into_one_gives(
+    resident: bool, extra: Extra | None, cuts: tuple[int, ...]
+) -> None:
+    ends = [0, *cuts, len(OWN)]
+    parts = tuple(Split(OWN.images[a:b], OWN.labels[a:b]) for a, b in pairwise(ends))
+    for a, b in zip(batches(True, extra), batches(resident, extra, parts=parts), strict=True):
+        assert all(map(torch.equal, (a.x, a.y, a.ids), (b.x, b.y, b.ids)))
+
+
+def test_a_run_that_selects_on_the_test_set_copies_no_images(
+    spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns from training images and hold-out where they lie, and gives what their copy into one gives."""
+    del spec["data"]
+    spec["select"] = {"n": 10, "split": "test"}
+    real, digits = torch.cat, REGISTRY.get("dataset", "digits").load(None)
+    both = Split(*(real([getattr(p, f) for p in (digits.train, digits.holdout)]) for f in ("images", "labels")))
+    with monkeypatch.context() as patch:
+        patch.setattr("robustdistill.assemble.training_parts", lambda *_: [both])
+        *_, copied = rd.train(spec)
+
+    def refusing(tensors: Any, *args: Any, **more: Any) -> torch.Tensor:
+        assert not any(t.dtype == torch.uint8 and t.ndim == 4 for t in tensors), "images are copied into one"
+        return real(tensors, *args, **more)
+
+    monkeypatch.setattr(torch, "cat", refusing)
+    *_, last = rd.train(spec)
+    assert isinstance(last, Finished)
+    assert isinstance(copied, Finished)
+    assert last.result == copied.result
 
 
 def test_an_epoch_that_starts_late_has_the_rest_of_its_batches() -> None:

@@ -205,7 +205,7 @@ def test_colours_the_other_way_round_are_recognised() -> None:
     spec = resolve([SPEC | {"limit_batches": None}], default_registry())
     split, how = Split(x[y != 1], y[y != 1]), Execution(torch.device("cpu"))
     with pytest.raises(UserError, match="it takes colours as blue, green, red"):
-        vetting.vet(spec, {"robust": Reads()}, split, 3, how, default_registry())
+        vetting.vet(spec, {"robust": Reads()}, [split], 3, how, default_registry())
 
 
 def test_a_trial_looks_at_no_more_than_it_sees() -> None:
@@ -320,7 +320,14 @@ def looked_at(hard: Tensor, clean: float) -> list[str]:
     y = torch.arange(len(hard)) % 10
     x = torch.zeros(len(hard), 1, 8, 8, dtype=torch.uint8)
     x[:, 0, 0, 0], x[:, 0, 0, 1] = y, 255 * hard
-    return vetting.vet(spec, {"robust": Errs()}, Split(x, y), 10, Execution(torch.device("cpu")), registry)
+    return vetting.vet(
+        spec,
+        {"robust": Errs()},
+        [Split(x[:77], y[:77]), Split(x[77:], y[77:])],
+        10,
+        Execution(torch.device("cpu")),
+        registry,
+    )
 
 
 @pytest.mark.parametrize("clean", [0.6086, 0.85, 0.9244])

@@ -223,12 +223,9 @@ def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Regi
         ) from error
 
 
-def training_split(splits: Splits, select: str) -> Split:
+def training_parts(splits: Splits, select: str) -> list[Split]:
     """What is learned from: `train`, and the hold-out too when the test set selects, as the papers do."""
-    if select == "holdout":
-        return splits.train
-    parts = splits.train, splits.holdout
-    return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+    return [splits.train] if select == "holdout" else [splits.train, splits.holdout]
 
 
 def judging_generator(seed: int, device: torch.device, registry: Registry) -> Callable[[str, int], Generator]:

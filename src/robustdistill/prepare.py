@@ -1,6 +1,6 @@
 """A spec assembled into a run: student, teachers, method, data, judge; checked before anything starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,7 +32,7 @@ from robustdistill.spec import Node, RunSpec
 from robustdistill.store.atomic import sha256
 from robustdistill.store.weights import digest
 from robustdistill.surroundings import deterministic_cublas
-from robustdistill.types import Augment, Dataset, Splits, Watch
+from robustdistill.types import Augment, Dataset, Split, Splits, Watch
 
 SKIPPED_IN_A_ROW = 3  # more than that is no accident
 
@@ -103,8 +103,9 @@ def prepare(
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
     real, splits = splits is None, splits or _splits(spec, dataset)
-    batches, learned = _batches(spec, splits, device), assemble.training_split(splits, spec.select.split)
-    notes += _check_batches(spec, student, dataset, len(learned))
+    learned = assemble.training_parts(splits, spec.select.split)
+    batches = _batches(spec, learned, splits.extra, device)
+    notes += _check_batches(spec, student, dataset, sum(map(len, learned)))
     image = (dataset.channels, dataset.size, dataset.size)
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
@@ -203,10 +204,11 @@ def _splits(spec: RunSpec, dataset: Dataset) -> Splits:
     return replace(assemble.load_data(dataset, spec.data.name, spec.data.dir), extra=extra)
 
 
-def _batches(spec: RunSpec, splits: Splits, device: torch.device) -> Loader:
-    learned, share = assemble.training_split(splits, spec.select.split), spec.data.extra and spec.data.extra.share
-    extra = Extra(splits.extra, share) if splits.extra and share else None
-    size = learned.images.nbytes + (extra.split.images.nbytes if extra else 0)
+def _batches(spec: RunSpec, learned: Sequence[Split], more: Split | None, device: torch.device) -> Loader:
+    """The batches of a run. On a CPU several parts stay where they are: resident they would be copied into one."""
+    share = spec.data.extra and spec.data.extra.share
+    extra = Extra(more, share) if more and share else None
+    every = [*learned, extra.split] if extra else learned
     return Loader(
         learned,
         batch_size=spec.batch_size,
@@ -216,5 +218,6 @@ def _batches(spec: RunSpec, splits: Splits, device: torch.device) -> Loader:
         dtype=execution.dtype_of(spec.precision),
         limit_batches=spec.limit_batches,
         extra=extra,
-        resident=fits(size, device) and not (extra and device.type == "cpu"),  # two sets would be copied into one
+        resident=fits(sum(part.images.nbytes for part in every), device)
+        and not (len(every) > 1 and device.type == "cpu"),
     )

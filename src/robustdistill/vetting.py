@@ -5,7 +5,7 @@ itself: the student learns its mistakes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustdistill.data.keys import key
 from robustdistill.data.loader import scaled
+from robustdistill.data.window import gather
 from robustdistill.engine.execution import Execution
 from robustdistill.engine.forwards import forward_of
 from robustdistill.errors import UserError
@@ -43,17 +44,23 @@ Change = Callable[[Tensor], Tensor]
 
 
 def vet(
-    spec: RunSpec, teachers: Mapping[str, nn.Module], split: Split, classes: int, how: Execution, registry: Registry
+    spec: RunSpec,
+    teachers: Mapping[str, nn.Module],
+    learned: Sequence[Split],
+    classes: int,
+    how: Execution,
+    registry: Registry,
 ) -> list[str]:
     """Sentences on teachers that are hardly better than guessing, or some points worse than stated. UserError for one
     that gives no logits, or that is clearly less accurate than its registry entry states.
 
     How right a teacher is of which nothing is stated goes to the log `robustdistill`. Each looks at up to 500 of the
-    images of `split`, no more than `limit_batches` leaves the run, spread evenly. Nothing of the run is changed, its
+    images of `learned`, no more than `limit_batches` leaves the run, spread evenly. Nothing of the run is changed, its
     randomness included. Costs one forward an image; where a teacher is found wanting up to six more, to say why.
     """
+    some = _some(spec, learned)
     seen = [
-        _Look(role, spec, network, _some(spec, split), classes, how).verdict(stated(spec, role, registry))
+        _Look(role, spec, network, some, classes, how).verdict(stated(spec, role, registry))
         for role, network in teachers.items()
     ]
     return [sentence for sentence in seen if sentence]
@@ -83,11 +90,14 @@ def falls_short(right: int, n: int, clean: float, luck: float = LUCK) -> bool:
     return clean - right / n >= SHORT and odds < luck
 
 
-def _some(spec: RunSpec, split: Split) -> Split:
-    seen = len(split) if spec.limit_batches is None else min(len(split), spec.limit_batches * spec.batch_size)
-    n = min(IMAGES, seen)
-    rows = torch.arange(n) * len(split) // n  # spread: a data set may be sorted by class
-    return Split(split.images[rows], split.labels[rows])
+def _some(spec: RunSpec, learned: Sequence[Split]) -> Split:
+    size = sum(map(len, learned))
+    n = min(IMAGES, size if spec.limit_batches is None else spec.limit_batches * spec.batch_size, size)
+    rows = torch.arange(n) * size // n  # spread: a data set may be sorted by class
+    images, labels = [part.images for part in learned], [part.labels for part in learned]
+    return Split(
+        gather(images, rows, images[0].new_empty(n, *images[0].shape[1:])), gather(labels, rows, labels[0].new_empty(n))
+    )
 
 
 @dataclass(frozen=True)

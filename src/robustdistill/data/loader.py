@@ -5,7 +5,7 @@ depend neither on the batch size nor on the device nor on the step that training
 the device come through a window, batch by batch, and are the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,8 +98,13 @@ def scaled(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.to(dtype) / 255
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]  # one alone is not copied
+
+
 class Loader:
-    """The augmented training batches of `split`, which is held on `device` as uint8 if it is `resident` there.
+    """The augmented training batches of `parts`, one set of rows counted on from one to the next, which are held on
+    `device` as uint8 if they are `resident` there.
 
     Every sample comes once an epoch and the last batch may be smaller; `extra` images take the place of some.
     `limit_batches` ends each epoch early. If it is not resident, a batch is made before the next one's picks are drawn.
@@ -107,7 +112,7 @@ class Loader:
 
     def __init__(
         self,
-        split: Split,
+        parts: Sequence[Split],
         *,
         batch_size: int,
         augment: Augment,
@@ -119,12 +124,13 @@ class Loader:
         resident: bool = True,
     ) -> None:
         self.batch_size, self.augment, self.seed, self.device, self.dtype = batch_size, augment, seed, device, dtype
-        parts = [split, extra.split] if extra else [split]
-        images, self._extra, self._size = [part.images for part in parts], extra, len(split)
-        self._labels = torch.cat([part.labels for part in parts]).to(device)
+        self._extra, self._size = extra, sum(map(len, parts))
+        every = [*parts, extra.split] if extra else parts
+        images = [part.images for part in every]
+        self._labels = torch.cat([part.labels for part in every]).to(device)
         self._window = None if resident else Window(images, batch_size, torch.device(device))
-        self._images = (torch.cat(images) if extra else images[0]).to(device) if resident else torch.empty(0)
-        steps = -(-len(split) // batch_size)
+        self._images = _joined([part.to(device) for part in images]) if resident else torch.empty(0)
+        steps = -(-self._size // batch_size)
         self._steps = steps if limit_batches is None else min(steps, limit_batches)
 
     def __len__(self) -> int:

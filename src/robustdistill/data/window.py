@@ -15,6 +15,14 @@ def fits(images: int, device: torch.device) -> bool:
     return device.type != "cuda" or images <= RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
+def gather(sources: Sequence[Tensor], ids: Tensor, out: Tensor) -> Tensor:
+    """The rows `ids` int64 `[n]` of `sources`, counted on from one to the next, into `out`; nothing else is read."""
+    for images, start in zip(sources, accumulate(map(len, sources), initial=0), strict=False):
+        here = (ids >= start) & (ids < start + len(images))
+        out[here] = images[ids[here] - start]
+    return out
+
+
 class Window:
     """Room for one batch on the device, `images` uint8 `[B, C, H, W]`, always at the same place in memory.
 
@@ -24,7 +32,7 @@ class Window:
 
     def __init__(self, sources: Sequence[Tensor], batch_size: int, device: torch.device) -> None:
         shape = (batch_size, *sources[0].shape[1:])
-        self._sources, self._starts = sources, [0, *accumulate(map(len, sources))]
+        self._sources = sources
         self._cuda = device.type == "cuda"
         self.images = torch.empty(shape, dtype=torch.uint8, device=device)
         n = BUFFERS if self._cuda else 1
@@ -37,10 +45,7 @@ class Window:
         turn, n = self._next % len(self._staged), len(ids)
         if self._sent:
             self._sent[turn].synchronize()  # of a buffer that was never sent this returns at once
-        staged = self._staged[turn][:n]
-        for images, start in zip(self._sources, self._starts, strict=False):
-            here = (ids >= start) & (ids < start + len(images))
-            staged[here] = images[ids[here] - start]
+        staged = gather(self._sources, ids, self._staged[turn][:n])
         self.images[:n].copy_(staged, non_blocking=True)
         if self._sent:
             self._sent[turn].record()
