@@ -78,6 +78,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "types",
         "torch safetensors",
     ),
+    "study": (
+        "assemble engine errors events factory hub judging located outside quantities registry resolve run spec store "
+        "stored surroundings targets types wording",
+        "torch pydantic tomli_w",
+    ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
     "testing": (
         "assemble checks engine errors events factory located logits losses modes plugins registry resolve run spec "
@@ -91,8 +96,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "cli": (
         "__version__ architectures bench doctor errors events judging naming targets run prepare assemble resolve "
-        "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold",
-        "typer",
+        "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold study",
+        "typer submitit",
     ),
     "__main__": ("cli", ""),
     "__init__": ("hookspecs", ""),
@@ -109,6 +114,7 @@ ONLY_IN = {  # the files that may import it, mostly one
     "pyautoattack": "builtin/autoattack.py",
     "huggingface_hub": "data/download.py zoo/hub.py",
     "filelock": "zoo/hub.py",
+    "submitit": "cli/slurm.py",
     "torchvision": "data/download.py",
 }
 

@@ -89,12 +89,7 @@ def _evaluate(
     at = case(target, registry, images, labels, **how)
     if data is not None or not isinstance(model, nn.Module):
         check_size(at.x, registry.dataset(target.data, target.directory), target.data)
-    verdicts = []
-    for name, attack in chosen.items():
-        verdicts.append(at.verdict(name, attack))
-        yield verdicts[-1]
-    if len(verdicts) > 1:
-        yield worst(verdicts)
+    yield from at.verdicts(chosen)
 
 
 @dataclass(frozen=True)
@@ -114,6 +109,17 @@ class Case:
         """What one attack leaves. What `keep` holds is not judged again."""
         with self._there() as network:
             return suite.judge(network, self.x, self.y, name, attack, keep=keep, watch=watch, **self._how)
+
+    def verdicts(
+        self, attacks: Mapping[str, Attack], keep: Keep | None = None, watch: Watch | None = None
+    ) -> Iterator[Verdict]:
+        """What each attack leaves, and at the end, of several, what all of them leave together (`worst`)."""
+        found = []
+        for name, attack in attacks.items():
+            found.append(self.verdict(name, attack, keep, watch))
+            yield found[-1]
+        if len(found) > 1:
+            yield worst(found)
 
     def checked(self, verdicts: Sequence[Verdict], n: int) -> "Checks":
         """Whether gradients led the attacks astray, on the first `n` images; `verdicts` are those already there."""

@@ -1,7 +1,7 @@
 """What pydantic found wrong with a user's values, in sentences."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,5 +27,8 @@ def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
 def _keys(model: Any, path: Iterable[str | int]) -> list[str]:
     """The keys of the table at `path` in `model`, as a user writes them."""
     for part in path:
-        model = model.model_fields[part].annotation
+        mapping = get_origin(model) is dict
+        model = get_args(model)[-1] if mapping else model.model_fields[part].annotation
+        if type(None) in get_args(model):  # `T | None`
+            model = get_args(model)[0]
     return [f.alias or name for name, f in model.model_fields.items()]

@@ -5,7 +5,19 @@ from typing import Annotated, Any
 import typer
 
 from robustdistill import __version__
-from robustdistill.cli import bench, compare, doctor, evaluate, explain, import_teacher, listing, plugins, report, train
+from robustdistill.cli import (
+    bench,
+    compare,
+    doctor,
+    evaluate,
+    explain,
+    import_teacher,
+    listing,
+    plugins,
+    report,
+    study,
+    train,
+)
 
 HELP = """Adversarial Robustness Distillation: train small image classifiers that stay accurate under attack.
 
@@ -28,6 +40,7 @@ def command() -> Any:
     app.command("explain", short_help="Explain anything that has a name.")(explain.explain)
     app.command("compare", short_help="Put runs side by side.")(compare.compare)
     app.command("report", short_help="Write a run's report as one HTML page.")(report.report)
+    app.add_typer(study.app, name="study", short_help="Train and judge many runs from one file.")
     app.command("bench", short_help="Measure how fast steps are.")(bench.bench)
     app.command("doctor", short_help="Look for what would fail here.")(doctor.doctor)
     app.command("import-teacher", short_help="Convert a file that only code can read.")(import_teacher.import_teacher)

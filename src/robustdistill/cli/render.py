@@ -48,8 +48,12 @@ def put(drawn: RenderableType) -> None:
 
 def show(table: Table) -> None:
     """A table on stdout; its columns move closer together before anything is wrapped."""
+    put(_drawn(table, console(sys.stdout).width))
+
+
+def _drawn(table: Table, width: int) -> RichTable:
     wide = sum(max(map(len, cells)) + 2 for cells in zip(table.columns, *table.rows, strict=True)) - 2
-    gap = int(wide <= console(sys.stdout).width)
+    gap = int(wide <= width)
     drawn = RichTable(
         box=box.SIMPLE_HEAD,
         padding=(0, gap),
@@ -66,7 +70,7 @@ def show(table: Table) -> None:
         )
     for i, row in enumerate(table.rows):
         drawn.add_row(*(Text(cell, "bold" if (i, j) in table.bold else "") for j, cell in enumerate(row)))
-    put(drawn)
+    return drawn
 
 
 def show_titled(tables: Iterable[tuple[str, Table]]) -> None:
@@ -130,6 +134,17 @@ def live(events: Iterable[Event]) -> Finished:
             finished = event if isinstance(event, Finished) else finished
     assert finished is not None, "a run ends with Finished"
     return finished
+
+
+@contextmanager
+def refreshed() -> Iterator[Callable[[str, Table], None]]:
+    """On a terminal a line and a table on stderr that are drawn anew with each call, and go away at the end."""
+    screen = console(sys.stderr)
+    if not on_terminal(sys.stderr):
+        yield lambda _, __: None
+        return
+    with Live(console=screen, transient=True, auto_refresh=False, redirect_stdout=False) as moving:
+        yield lambda text, table: moving.update(Group(Text(text, "bold"), _drawn(table, screen.width)), refresh=True)
 
 
 def picture(view: View) -> RenderableType:

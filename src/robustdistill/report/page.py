@@ -18,7 +18,7 @@ FORMATS = ("svg", "png")
 
 def page(c: Contents) -> str:
     """The report as HTML. Every name in it is escaped, and the page forbids itself scripts and the network."""
-    return _template().render(
+    return template("page.html.jinja").render(
         c=c,
         verdict=words.verdict(c),
         alarms=words.alarms(c),
@@ -36,10 +36,11 @@ def figure_files(c: Contents, form: str) -> Iterator[tuple[str, bytes]]:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """One of the page templates of this folder; what it is given is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.get_template("page.html.jinja")
+    return made.get_template(name)
 
 
 def _rows(c: Contents) -> Iterator[dict[str, str]]:

@@ -53,6 +53,16 @@ def user(path: Path) -> str:
     return ""
 
 
+def taken_from(path: Path, pid: int, born: str) -> None:
+    """Removes the lock file `path` if its holder is this process, which is known to be dead, on whatever machine."""
+    try:
+        holder = _holder(path, _text(path))
+    except (FileNotFoundError, UserError):
+        return
+    if (holder.pid, holder.born) == (pid, born):
+        path.unlink(missing_ok=True)
+
+
 def _created(path: Path, text: str) -> bool:
     try:
         write_new(path, text.encode())  # whole at once: half of a lock, left by a crash, would hold for ever

@@ -1,0 +1,1 @@
+"""Studies: many runs described by one file, shared among workers through a folder, and put into one table."""
