@@ -51,6 +51,8 @@ def commands(group: Any = None, name: str = "robustdistill") -> Iterator[str]:
     group = command() if group is None else group
     yield name
     for sub, found in getattr(group, "commands", {}).items():
+        if found.hidden:
+            continue
         yield from commands(found, f"{name} {sub}")
 
 

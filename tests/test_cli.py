@@ -103,6 +103,15 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
         name: " ".join("/".join(p.opts) if p.param_type_name == "option" else p.name for p in c.params)
         for name, c in command().commands.items()
     }
+    study = {
+        name: " ".join(o for p in c.params for o in p.opts) for name, c in command().commands["study"].commands.items()
+    }
+    assert study == {
+        "run": "target --profile --out --workers --retry --slurm --dry-run --json",
+        "status": "target --profile --out --watch --json",
+        "report": "target --profile --out --format --file --publish",
+        "work": "path called --since --parent",
+    }
     assert flags == {
         "train": "--config/-c --method --inner --outer --with --student --teacher --data --data-dir --eps --steps "
         "--epochs --batch-size --lr --seed --seeds --device --mode --out --set --resume --print-spec --dry-run --json",
@@ -117,6 +126,7 @@ def test_the_flags_of_every_command_are_a_closed_list() -> None:
         "doctor": "--device --data --data-dir --json",
         "import-teacher": "file --trust-pickle --out --path",
         "plugins": "",
+        "study": "",
     }
 
 

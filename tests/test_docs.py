@@ -31,6 +31,8 @@ from robustdistill.plugins import load_plugins
 from robustdistill.quantities import absolute_step
 from robustdistill.registry import Registry, default_registry
 from robustdistill.store import checkpoint
+from robustdistill.study.items import items
+from robustdistill.study.plan import Judging, Layout, Plot, Profile, Study, load_study
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -132,6 +134,8 @@ def test_every_command_has_a_heading() -> None:
     def names(group: Any, prefix: str) -> Iterator[str]:
         yield prefix
         for name, sub in getattr(group, "commands", {}).items():
+            if sub.hidden:
+                continue
             yield from names(sub, f"{prefix} {name}")
 
     found = list(names(command(), "robustdistill"))
@@ -160,6 +164,23 @@ def test_every_key_of_a_spec_is_documented() -> None:
     documented = rows("spec.md")
     for key in keys(spec.model_dump(by_alias=True)):
         assert len(documented[key][3]) > 10, key
+
+
+def test_every_key_of_a_study_is_documented() -> None:
+    first = re.findall(r"^\| (`.*?) \|", PAGES["studies.md"], re.MULTILINE)
+    told = set(re.findall(r"`([a-zA-Z_.]+)`", "".join(first)))
+    parts = {"judge": Judging, "table": Layout, "plot": Plot}
+    keys = {f"{part}.{key}" for part, model in parts.items() for key in model.model_fields}
+    keys |= {*Study.model_fields, "profiles.NAME"} - {*parts, "profiles", "profile"}
+    assert told == keys
+    own = re.findall(r"`(\w+)`", next(line for line in PAGES["studies.md"].splitlines() if "`profiles.NAME`" in line))
+    assert set(Profile.model_fields) <= set(own)
+
+
+def test_the_study_of_the_page_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGES["studies.md"], re.DOTALL)
+    (tmp_path / "study.toml").write_text(text)
+    assert len(items(load_study(tmp_path / "study.toml"), default_registry())) == 4 * 3
 
 
 def test_defaults_of_the_spec_are_as_told() -> None:
@@ -282,6 +303,11 @@ ELSEWHERE = [(p, call) for p in PAGES if not p.startswith(OWN) for call in calls
 def test_the_commands_of_other_pages_make_specs(page: str, arguments: list[str]) -> None:
     if arguments[0] in ("eval", "import-teacher"):  # of files that are not here: its flags at least are understood
         command().commands[arguments[0]].make_context(arguments[0], arguments[1:])
+        return
+    if arguments[0] == "study":  # of files that are not here
+        known = command().commands["study"].commands
+        name, *rest = arguments[1:] if arguments[1] in known else ["run", *arguments[1:]]
+        known[name].make_context(name, rest)
         return
     if arguments[0] in ("list", "explain"):
         run(arguments)

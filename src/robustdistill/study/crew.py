@@ -48,6 +48,7 @@ class Crew:
 
         Raises RobustDistillError if workers end before they have taken anything up.
         """
+        self.known = {item.id for item in self.left()}
         try:
             while not self.stop():
                 for place in places:

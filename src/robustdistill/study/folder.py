@@ -122,6 +122,10 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def in_use(self, item: Item) -> bool:
+        """Whether some process has its run open, as `train` by hand has."""
+        return bool(lock.user(self.run(item).path / rundir.LOCK))
+
     def release(self, item: Item, dead: Holder) -> None:
         """Takes the run's lock from a process that is known to be dead, on whatever machine it ran."""
         lock.taken_from(self.run(item).path / rundir.LOCK, dead.pid, dead.born)

@@ -46,7 +46,10 @@ def items(study: Study, registry: Registry) -> list[Item]:
 
 def distinct(found: list[Item]) -> list[Item]:
     """The same without those that share the run of one before."""
-    return list({item.id: item for item in reversed(found)}.values())[::-1]
+    first: dict[str, Item] = {}
+    for item in found:
+        first.setdefault(item.id, item)
+    return list(first.values())
 
 
 def _skipped(study: Study, item: Item) -> bool:

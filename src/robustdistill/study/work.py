@@ -54,7 +54,7 @@ class Worker:
                 self.pause(POLL)
 
     def take(self, item: Item) -> bool:
-        """Does one run, if nobody else has it; whether it did."""
+        """Does one run, if nobody else has it, as part of a study or by hand; whether it did."""
         self._unless_stopped()
         lease = self.watcher.take(self.folder.lease(item), self.lost)
         if lease is None:
@@ -62,9 +62,10 @@ class Worker:
         with lease:
             if lease.before is not None:
                 self.folder.release(item, lease.before)
-            if self.folder.left([item], self.since):  # it may have been done since that was asked
+            if self.folder.left([item], self.since) and not self.folder.in_use(item):  # whatever was found before
                 self._noted(item)
-        return True
+                return True
+        return False
 
     def _noted(self, item: Item) -> None:
         try:
