@@ -1,10 +1,11 @@
-"""Writes docs/cli.md, docs/hooks/*.md, and the parts of other pages between <!-- generated --> markers.
+"""Writes docs/cli.md, docs/hooks/*.md, and the parts of other pages and README.md between <!-- generated --> markers.
 
 python docs/generate.py            writes them
 python docs/generate.py --check    writes nothing, names each file that would change, and exits with 1 if one would
 """
 
 import contextlib
+import functools
 import inspect
 import io
 import os
@@ -22,6 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import hookpages
+import tables
 from hookpages import BUILT_IN, table
 from robustdistill import architectures
 from robustdistill.cli.app import command
@@ -192,15 +194,16 @@ PARTS = {
     "hooks": hookpages.index,
     "testing-functions": hookpages.functions,
     "testing-checks": hookpages.all_checks,
+    **{f"table-{name}": functools.partial(tables.made, name) for name in tables.TABLES},
 }
 
 
 def pages(docs: Path) -> dict[Path, str]:
     """Every generated file as it should be."""
     made = {docs / "cli.md": cli(), **hookpages.pages(docs)}
-    for name in ("spec.md", "hooks.md", "data-and-models.md", "testing.md"):
-        text = (docs / name).read_text(encoding="utf-8")
-        made[docs / name] = PART.sub(lambda m: f"{m[1]}{PARTS[m[2]]()}{m[3]}", text)
+    for path in (docs.parent / "README.md", *sorted(docs.rglob("*.md"))):
+        if path not in made and path.exists() and PART.search(text := path.read_text(encoding="utf-8")):
+            made[path] = PART.sub(lambda m: f"{m[1]}{PARTS[m[2]]()}{m[3]}", text)
     return made
 
 
