@@ -17,9 +17,11 @@ from robustdistill.report.figures import canvas
 from robustdistill.report.figures.classes import SHOWN, per_class
 from robustdistill.report.figures.curves import against_eps, against_steps
 from robustdistill.report.figures.images import amplification, grid
+from robustdistill.report.figures.places import LEAST, over_places
 from robustdistill.report.figures.scatter import scatter
 from robustdistill.report.figures.training import training
 from robustdistill.report.figures.waterfall import waterfall
+from robustdistill.report.numbers import Mean
 
 TRAINED = [{"epoch": i, "loss": loss, "lr": 0.1} for i, loss in enumerate((2.0, None, 1.0))]
 JUDGED = [
@@ -31,6 +33,12 @@ CURVE = [
     {"curve": "eps", "attack": "pgd", "eps": e, "steps": s, "accuracy": a, "n": 10, "interval95": [a - 0.1, a + 0.1]}
     for e, s, a in ((0.2, 10, 0.3), (0.1, 1, 0.6))
 ]
+
+
+GROUPS = {
+    "sat": {"0": Mean(0.5, 0.01, 3), "1": Mean(0.52, None, 1)},
+    "mmard": {"1": Mean(0.51, 0.02, 3)},
+}
 
 
 def examples(channels: int = 1, k: int = 3) -> Examples:
@@ -49,6 +57,8 @@ ALL: dict[str, Callable[[], Figure]] = {
     "steps": lambda: against_steps(CURVE),
     "classes": lambda: per_class(["a", "b"], [1.0, 0.5], [0.25, 0.0], "cw"),
     "waterfall": lambda: waterfall([("clean", 0.9), ("apgd-ce", 0.5), ("square", 0.5)]),
+    "lines": lambda: over_places("alpha", ["0", "1"], GROUPS, "pgd"),
+    "bars": lambda: over_places("alpha", ["0", "1"], GROUPS, "clean", "bars"),
     "grid": lambda: grid(examples(3), ["cat", "dog"]),
 }
 
@@ -149,3 +159,18 @@ def test_nothing_changed_is_not_amplified() -> None:
 
 def test_softmax_of_large_logits() -> None:
     assert softmax(np.array([[1000.0, 1000.0 + math.log(3)]])) == pytest.approx(np.array([[0.25, 0.75]]))
+
+
+def test_lines_and_bars_stand_at_their_places() -> None:
+    (axes,) = over_places("alpha", ["0", "1"], GROUPS, "pgd").axes
+    lines = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
+    assert lines == {"sat": [[0, 50], [1, 52]], "mmard": [[1, 51]]}
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "1"]
+    low, high = axes.get_ylim()
+    assert high - low >= LEAST, "a difference of two points must not look like a precipice"
+    (axes,) = over_places("alpha", ["0", "1"], GROUPS, "clean", "bars").axes
+    heights = [[bar.get_height() for bar in c] for c in axes.containers if hasattr(c, "patches")]
+    assert heights == [[50, 52], [51]]
+    assert axes.get_ylim()[0] == 0
+    left, right = (c.patches[0] for c in axes.containers if hasattr(c, "patches"))
+    assert left.get_x() + left.get_width() <= right.get_x() + 1 - 1e-9

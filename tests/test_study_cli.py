@@ -150,6 +150,14 @@ def test_a_page_holds_table_figure_and_study_and_escapes_its_texts(whole: tuple[
     assert "page.html exists already" in err
 
 
+@pytest.mark.parametrize("form, begins", [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_the_figure_as_a_file(whole: tuple[Path, str, str], form: str, begins: bytes) -> None:
+    told("study", "report", "tiny.toml", "--format", form, "--file", f"figure.{form}", cwd=whole[0])
+    assert (whole[0] / f"figure.{form}").read_bytes().startswith(begins)
+    _, err = told("study", "report", "tiny.toml", "--format", form, cwd=whole[0], code=2)
+    assert f"{form} is written to a file: add --file study.{form}" in err
+
+
 def test_rows_are_published_as_flat_files_and_only_whole(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     path = whole[0]
     out, _ = told("study", "report", "tiny.toml", "--publish", tmp_path, cwd=path)

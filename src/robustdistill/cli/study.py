@@ -86,7 +86,8 @@ def status(
     study_status.show(_folder(target, profile, out), watch=watch, as_json=json_)
 
 
-FORMATS = ("table", "markdown", "latex", "csv", "json", "html")
+FORMATS = ("table", "markdown", "latex", "csv", "json", "html", "svg", "png")
+FILES = ("html", "svg", "png")
 
 
 @app.command("report", short_help="The study's table: means over seeds, the paper's numbers beside them.")
@@ -96,7 +97,8 @@ def report(
     out: OutFlag = None,
     form: Annotated[str, Flag("--format", help=f"{', '.join(FORMATS)}.", metavar="NAME")] = FORMATS[0],
     file: Annotated[
-        Path | None, Flag("--file", help="New file for it, instead of stdout; html needs one.", metavar="FILE")
+        Path | None,
+        Flag("--file", help="New file for it, not stdout; html, svg and png need one.", metavar="FILE"),
     ] = None,
     publish: Annotated[
         Path | None, Flag(help="Write each row as a flat JSON file into DIR/STUDY.", metavar="DIR")
@@ -108,8 +110,8 @@ def report(
     """
     if form not in FORMATS:
         raise UserError(f"there is no format {form!r}{nearest(form, FORMATS)}")
-    if form == "html" and file is None:
-        raise UserError("a page is written to a file: add --file study.html")
+    if form in FILES and file is None:
+        raise UserError(f"{form} is written to a file: add --file study.{form}")
     if file is not None and file.exists():
         raise UserError(f"{file} exists already; choose another --file")
     folder = _folder(target, profile, out)

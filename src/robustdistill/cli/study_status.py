@@ -82,8 +82,10 @@ def summary(records: Sequence[dict[str, Any]]) -> str:
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
-    """A row a run."""
-    return Table(("run", "state", ""), tuple((r["run"], r["state"], r["told"]) for r in records), 3)
+    """A row a run: its places on the axes, its state, and what there is to say."""
+    axes = [key for key in (records[0] if records else ()) if key not in ("run", "state", "told")]
+    rows = tuple((*(r[axis] for axis in axes), r["state"], r["told"]) for r in records)
+    return Table((*axes, "state", ""), rows, len(axes) + 2)
 
 
 def moving(records: Sequence[dict[str, Any]]) -> Table:

@@ -1,46 +1,50 @@
-"""A study's findings as a table in every format, and as a page with its figure."""
+"""A study's findings as a table in every format, as a page, and as a figure."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustdistill.cli import publishing, render, study_status
 from robustdistill.cli.study_found import Found, found
-from robustdistill.report.numbers import percent, radius, spread
+from robustdistill.errors import UserError
+from robustdistill.report.numbers import Mean, percent, radius, spread
 from robustdistill.report.tables import Table, comma_separated, latex, markdown
+from robustdistill.store.atomic import write_atomic
 from robustdistill.study.folder import Folder
+
+if TYPE_CHECKING:
+    from robustdistill.report.study import Picture
 
 WRITERS = {"markdown": markdown, "latex": latex, "csv": comma_separated}
 
 
 def show(folder: Folder, form: str, file: Path | None) -> None:
-    """Writes the table to `file`, or to stdout."""
+    """Writes the table, the page or the figure to `file`, or to stdout."""
     everything = found(folder)
-    if form == "json":
-        _put("".join(publishing.line(record) for record in publishing.records(folder, everything)), file)
-        return
-    made = table(folder, everything)
-    if form == "table" and file is None:
-        render.show(made)
+    if file is None and form == "table":
+        render.show(table(folder, everything))
         render.say(list(notes(folder, everything)))
-    elif form == "html":
-        assert file is not None
-        _put(_page(folder, made, everything), file)
+        return
+    content = _content(folder, everything, form)
+    if file is not None:
+        write_atomic(file, content)
         print(file)
     else:
-        _put(WRITERS.get(form, markdown)(made), file)
+        print(content, end="")
+    if form in WRITERS:
         for note in notes(folder, everything):
             print(f"note: {note}", file=sys.stderr)
 
 
-def _put(text: str, file: Path | None) -> None:
-    if file is None:
-        print(text, end="")
-        return
-    from robustdistill.store.atomic import write_atomic
-
-    write_atomic(file, text)
+def _content(folder: Folder, everything: Sequence[Found], form: str) -> str | bytes:
+    if form == "json":
+        return "".join(publishing.line(record) for record in publishing.records(folder, everything))
+    if form == "html":
+        return _page(folder, everything)
+    if form in ("svg", "png"):
+        return _figure(folder, everything, form)
+    return WRITERS.get(form, markdown)(table(folder, everything))
 
 
 # ---- the table ----------------------------------------------------------------------------------------------
@@ -135,21 +139,34 @@ def _of(facts: Mapping[str, Any]) -> str:
     return f"{first}{facts['n']:,} test images of {facts['data']}, eps {radius(facts['eps'])}"
 
 
-# ---- the page -----------------------------------------------------------------------------------------------
-def _page(folder: Folder, made: Table, everything: Sequence[Found]) -> str:
-    from robustdistill.report.study import Picture, page
+# ---- the page and its figure --------------------------------------------------------------------------------
+def _page(folder: Folder, everything: Sequence[Found]) -> str:
+    from robustdistill.report.study import page
 
-    study, plot = folder.study, folder.study.plot
-    picture = None
-    if plot is not None:
-        groups: dict[str, dict[str, Any]] = {}
-        for one in everything:
-            if plot.attack in one.best:
-                rest = [p for a, p in one.places.items() if a not in (plot.x, plot.each)]
-                name = ", ".join([*([one.places[plot.each]] if plot.each else []), *rest]) or study.called
-                groups.setdefault(name, {})[one.places[plot.x]] = one.best[plot.attack]
-        x = list(dict.fromkeys(one.places[plot.x] for one in everything))
-        picture = Picture(plot.x, x, groups, plot.attack, plot.kind)
-    state = study_status.summary(study_status.Looker(folder).records())
-    told = list(notes(folder, everything))
+    study, state = folder.study, study_status.summary(study_status.Looker(folder).records())
+    made, told, picture = table(folder, everything), list(notes(folder, everything)), _picture(folder, everything)
     return page(study.called, study.title, study.about, state, made, told, picture, study.to_toml())
+
+
+def _figure(folder: Folder, everything: Sequence[Found], form: str) -> bytes:
+    picture = _picture(folder, everything)
+    if picture is None:
+        raise UserError(f'study {folder.study.called!r} has no figure; give it a [plot] with x = "AXIS" and an attack')
+    return picture.file(form)
+
+
+def _picture(folder: Folder, everything: Sequence[Found]) -> "Picture | None":
+    """The study's figure; what is on neither of its axes gets a line or bars of its own."""
+    from robustdistill.report.study import Picture
+
+    plot = folder.study.plot
+    if plot is None:
+        return None
+    groups: dict[str, dict[str, Mean]] = {}
+    for one in everything:
+        others = [place for axis, place in one.places.items() if axis not in (plot.x, plot.each)]
+        name = ", ".join([*([one.places[plot.each]] if plot.each else []), *others]) or folder.study.called
+        if plot.attack in one.best:
+            groups.setdefault(name, {})[one.places[plot.x]] = one.best[plot.attack]
+    places = list(dict.fromkeys(one.places[plot.x] for one in everything))
+    return Picture(plot.x, places, groups, plot.attack, plot.kind)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
+
 from robustdistill.report.figures import canvas
 from robustdistill.report.figures.places import over_places
 from robustdistill.report.numbers import Mean
@@ -20,10 +22,13 @@ class Picture:
     attack: str
     kind: str
 
-    def svg(self, title: str) -> str:
-        """The figure as an element of the page."""
-        draw = lambda: over_places(self.axis, self.places, self.groups, self.attack, self.kind)  # noqa: E731
-        return canvas.svg(draw, "places", title)
+    def draw(self) -> Figure:
+        """The figure itself."""
+        return over_places(self.axis, self.places, self.groups, self.attack, self.kind)
+
+    def file(self, form: str) -> bytes:
+        """The figure as a file; `form` is svg or png."""
+        return canvas.png(self.draw) if form == "png" else canvas.standalone(self.draw).encode()
 
 
 def page(
@@ -37,7 +42,8 @@ def page(
     spec: str,
 ) -> str:
     """The page as HTML, every text in it escaped; it forbids itself scripts and the network."""
-    figure = picture.svg(f"{title or name}: accuracy under {picture.attack} by {picture.axis}") if picture else ""
+    told = f"{title or name}: accuracy under {picture.attack} by {picture.axis}" if picture else ""
+    figure = canvas.svg(picture.draw, "places", told) if picture else ""
     return template("study.html.jinja").render(
         name=name, title=title, about=about, state=state, table=table, notes=notes, figure=figure, spec=spec
     )

@@ -101,7 +101,7 @@ class Study(_Table):
 
     def to_toml(self) -> str:
         """The study as TOML that `load_study` reads back to an equal one."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
 
 
 def label(place: Value, axis: str) -> str:

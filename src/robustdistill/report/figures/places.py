@@ -5,10 +5,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from robustdistill.report.figures.canvas import OTHERS, new, percent_axis
+from robustdistill.report.figures.canvas import OTHERS, new
 from robustdistill.report.numbers import Mean
 
 MARKERS = "os^Dv*"
+LEAST = 10.0  # points that the axis of lines spans at least
 
 
 def over_places(
@@ -18,7 +19,7 @@ def over_places(
 
     `groups` holds a line, or a bar beside its neighbours, each: the means by place. `kind` is lines or bars.
     """
-    figure = new(max(5.2, 1.2 + 0.9 * len(places) * (1 if kind == "lines" else 1.3)), 4.2)
+    figure = new(max(7.2, 1.2 + 0.9 * len(places) * (1 if kind == "lines" else 1.3)), 4.2)
     axes = figure.subplots()
     for i, (name, means) in enumerate(groups.items()):
         at = [j for j, place in enumerate(places) if place in means]
@@ -32,7 +33,12 @@ def over_places(
             axes.errorbar(at, values, yerr=spread, marker=MARKERS[i % len(MARKERS)], capsize=3, **how)
     axes.set_xticks(range(len(places)), places)
     axes.set_xlabel(axis)
-    percent_axis(axes, f"accuracy under {attack}, %" if attack != "clean" else "clean accuracy, %")
+    axes.set_ylabel("clean accuracy, %" if attack == "clean" else f"accuracy under {attack}, %")
+    low, high = axes.get_ylim()
+    if kind == "bars":
+        axes.set_ylim(0, min(102, high))
+    elif (more := LEAST - (high - low)) > 0:  # a difference of a point must not look like a precipice
+        axes.set_ylim(low - more / 2, high + more / 2)
     if len(groups) > 1:
         figure.legend(loc="outside upper left", ncols=4)
     return figure
