@@ -268,6 +268,7 @@ def test_a_run_that_somebody_trains_by_hand_is_left_alone(tmp_path: Path) -> Non
     (item,) = found(one)
     worker(one).work()
     (one.run(item).path / rundir.RESULT).unlink()
+    assert not one.done(item)
     with one.run(item).locked():
         busy = worker(one, pause=lambda _: None)
         assert not busy.take(item)

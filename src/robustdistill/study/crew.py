@@ -1,5 +1,6 @@
 """Workers as processes of this machine: started, watched, started again when a run ends one of them, and stopped."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from robustdistill.study.items import Item
 
 DEATHS = 3  # of a worker over one run: then it is the run's fault, and not somebody's who killed it
 LOOK = 0.5  # seconds between two looks at the workers
+TELL = 4  # looks after which the study's files are looked at too
 WORKERS = "workers.log"
 
 
@@ -31,7 +33,7 @@ class Place:
 
 @dataclass
 class Crew:
-    """Runs `command` once a place until nothing is left to do. `look` is called a few times a second."""
+    """Runs `command` once a place until nothing is left to do. `look` is called every other second."""
 
     folder: Folder
     items: Sequence[Item]
@@ -50,12 +52,15 @@ class Crew:
         """
         self.known = {item.id for item in self.left()}
         try:
-            while not self.stop():
+            for tick in itertools.count():
+                if self.stop():
+                    break
                 for place in places:
                     self._tend(place)
                 if not any(place.process for place in places):
                     return True
-                self.look()
+                if tick % TELL == 0:
+                    self.look()
                 time.sleep(LOOK)
             self._end(places, signal.SIGTERM)
             return False

@@ -1,7 +1,7 @@
 """The folder that a study's workers share: what is done, in somebody's hands, failed or still to do, read off files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Folder:
 
     path: Path
     study: Study
+    _done: dict[str, list[tuple[int, int]]] = field(default_factory=dict, compare=False, repr=False)
 
     def run(self, item: Item) -> RunDir:
         """The run's directory, whether it exists or not; the verdicts on a target have such a folder too."""
@@ -66,7 +67,14 @@ class Folder:
 
     def done(self, item: Item) -> bool:
         """Whether it is trained, and judged as the study asks."""
-        return self.trained(item) and not self.lacking(item)
+        files = [self.run(item).path / name for name in (rundir.RESULT, rundir.EVALUATION)]
+        marks = [(stat.st_mtime_ns, stat.st_size) for file in files if file.exists() and (stat := file.stat())]
+        if marks and self._done.get(item.id) == marks:  # asked all the time, and a verdict names every image
+            return True
+        done = self.trained(item) and not self.lacking(item)
+        if done:
+            self._done[item.id] = marks
+        return done
 
     def lacking(self, item: Item) -> list[str]:
         """The attacks under which it is yet to be judged."""
