@@ -402,6 +402,29 @@ def test_late_milestones_and_huge_steps_are_announced() -> None:
     assert told({"method": "rslad"}) == told({"method": "mmard", "epochs": 5}) == ""
 
 
+def test_a_run_may_be_the_beginning_of_a_longer_schedule() -> None:
+    def told(**changes: Any) -> list[tuple[float, float]]:
+        events = run(**changes, method="iad", outer={"begin": 0.5})
+        return [(e.lr, e.loss) for e in events if isinstance(e, Trained)]
+
+    whole, beginning = told(epochs=4), told(epochs=2, schedule={"epochs": 4})
+    assert beginning == whole[:2]  # the rate, and what the objective makes of the epoch
+    assert told(epochs=2) != beginning
+
+
+def test_a_milestone_behind_the_end_of_a_longer_schedule_alone_is_announced() -> None:
+    from robustdistill.registry import default_registry
+    from robustdistill.resolve import advice, resolve
+
+    def told(span: int) -> str:
+        return " ".join(
+            advice(resolve([{"method": "rslad", "epochs": 50, "schedule": {"epochs": span}}], default_registry()))
+        )
+
+    assert told(300) == ""
+    assert "never drops at epoch 285: the schedule ends after 280" in told(280)
+
+
 def test_events_are_plain_data() -> None:
     for event in run(epochs=1):
         json.dumps(asdict(event))

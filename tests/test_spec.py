@@ -253,6 +253,19 @@ def test_where_a_run_runs_does_not_change_its_hash() -> None:
     assert from_layer(dict(reversed(LEAST.items()))).hash() == spec.hash()
 
 
+def test_the_span_of_a_schedule_is_new_and_changes_no_hash_by_being_there() -> None:
+    assert from_layer(LEAST).hash() == "873d25da831d3b92"  # as it was before there was schedule.epochs
+    long = from_layer({**LEAST, "schedule": {"epochs": 9}})
+    assert long.hash() != from_layer(LEAST).hash()
+    assert (long.span, from_layer(LEAST).span) == (9, LEAST["epochs"])
+    assert from_layer(tomllib.loads(long.to_toml())) == long
+
+
+def test_a_schedule_does_not_end_before_its_run() -> None:
+    with pytest.raises(UserError, match=r"schedule.epochs = 2 ends before the run of 3 epochs"):
+        from_layer({**LEAST, "schedule": {"epochs": 2}})
+
+
 CHANGES: dict[str, Any] = {
     "method": "sat",
     "seed": 1,

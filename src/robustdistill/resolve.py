@@ -217,11 +217,11 @@ def advice(spec: RunSpec) -> list[str]:
         sentences.append(f"schedule.milestones belong to multistep; the schedule is {spec.schedule.name}")
     if spec.average.name == "none" and spec.average != Average():
         sentences.append("nothing is averaged: set average.name to ema or swa, or leave the rest of average out")
-    late = [m for m in spec.schedule.milestones if m >= spec.epochs]
+    late = [m for m in spec.schedule.milestones if m >= spec.span]
     if spec.schedule.name == "multistep" and late and spec.limit_batches is None:
-        after = ", ".join(map(str, late))
+        after, ends = ", ".join(map(str, late)), "run ends" if spec.span == spec.epochs else "schedule ends"
         sentences.append(
-            f"the learning rate never drops at epoch {after}: the run ends after {spec.epochs}; "
+            f"the learning rate never drops at epoch {after}: the {ends} after {spec.span}; "
             "set schedule.milestones, or --set schedule.name=cosine"
         )
     return sentences

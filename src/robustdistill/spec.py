@@ -82,11 +82,15 @@ class Optim(_Table):
 
 
 class Schedule(_Table):
-    """The learning rate by epoch: cosine to 0, constant, or multiplied by `gamma` at each milestone."""
+    """The learning rate by epoch: cosine to 0, constant, or multiplied by `gamma` at each milestone.
+
+    It spans `epochs`, by default those of the run; a run that has fewer ends in the middle of it.
+    """
 
     name: Literal["cosine", "multistep", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    epochs: Annotated[Whole, Field(ge=1)] | None = None
 
     @field_validator("milestones")
     @classmethod
@@ -157,6 +161,17 @@ class RunSpec(_Table):
             raise UserError(no_radius(eps))
         return data
 
+    @model_validator(mode="after")
+    def _within_its_schedule(self) -> "RunSpec":
+        if self.span < self.epochs:
+            raise ValueError(f"schedule.epochs = {self.span} ends before the run of {self.epochs} epochs; raise it")
+        return self
+
+    @property
+    def span(self) -> int:
+        """The epochs of the schedule, and of all else that moves with the epochs: the run's own, or more."""
+        return self.schedule.epochs or self.epochs
+
     def to_toml(self) -> str:
         """The spec as TOML that `from_layer(load_layer(...))` reads back to an equal one."""
         return tomli_w.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -171,6 +186,8 @@ class RunSpec(_Table):
         plain = self.model_dump(mode="json", exclude=left_out)
         if extra := plain["data"].pop("extra"):
             plain["data"]["extra"] = extra | {"file": Path(extra["file"]).name}
+        if self.schedule.epochs is None:  # as in specs from before there was this key
+            del plain["schedule"]["epochs"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ def examined(job: Job, state: State, picks: Tensor, i: int) -> dict[str, Any]:
     steps, epoch = job.steps, state.epoch
     batch = steps.batches.batch(picks)
     generator = torch.Generator(batch.x.device).manual_seed(steps.seed("start", epoch, i))
-    z = Logits(batch.x, batch.y, job.networks, clock=Clock.at(epoch, job.epochs, batch.x.device))
+    z = Logits(batch.x, batch.y, job.networks, clock=Clock.at(epoch, job.span, batch.x.device))
     with untouched(state.student, state.units), steps.seeded(epoch, i):
         x_adv = adversary(steps.game, state.student, z, generator)
         state.student.train()

@@ -33,7 +33,8 @@ class Judge:
 class Job:
     """How a run's steps are taken, how long, and how its epochs are judged.
 
-    `networks` are plain forwards, never compiled; they measure the `terms` of the loss where there are several.
+    `span` counts the epochs of the schedule, whose end the run may not reach. `networks` are plain forwards, never
+    compiled; they measure the `terms` of the loss where there are several.
     `skip` is how many steps in a row may be left out because their loss or gradient is not finite.
     """
 
@@ -41,6 +42,7 @@ class Job:
     networks: Networks
     judge: Judge
     epochs: int
+    span: int
     lr: Callable[[int], float]
     terms: bool = False
     average: str = "none"

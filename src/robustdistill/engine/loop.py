@@ -79,7 +79,7 @@ def _term_sizes(job: Job, state: State) -> tuple[dict[str, float], dict[str, flo
         return {}, {}
     steps, epoch = job.steps, state.epoch
     first = steps.batches.batch(next(iter(steps.batches.picks(epoch))))
-    z = Logits(first.x, first.y, job.networks, clock=Clock.at(epoch, job.epochs, first.x.device))
+    z = Logits(first.x, first.y, job.networks, clock=Clock.at(epoch, job.span, first.x.device))
     generator = torch.Generator(first.x.device).manual_seed(steps.seed("start", epoch, 0))
     with steps.seeded(epoch, 0):
         return term_sizes(steps.game, state.student, z, generator)
