@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "surroundings": ("errors", "torch"),
     "vetting": ("checks data engine errors evaluation logits losses modes naming registry spec types", "torch"),
     "factory": ("errors registry spec", "torch"),
-    "located": ("errors naming registry spec store types zoo", ""),
+    "located": ("errors naming registry spec store stored types zoo", ""),
     "architectures": ("engine errors factory hub registry spec", "torch"),
     "assemble": (
         "checks data engine errors factory hub located logits modes normalise registry spec store types",

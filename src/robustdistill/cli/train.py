@@ -28,7 +28,7 @@ def train(
     student: Annotated[str | None, Flag(help="Student; timm's: timm:NAME.", metavar="NAME|PKG.MOD:FACTORY")] = None,
     teacher: Annotated[
         list[str] | None,
-        Flag(help="Teacher, once a role; timm's: hf-hub:USER/REPO.", metavar="[ROLE=]NAME|FILE|ARCH@FILE"),
+        Flag(help="Teacher, once a role; timm's: hf-hub:USER/REPO.", metavar="[ROLE=]NAME|RUN|FILE|ARCH@FILE"),
     ] = None,
     data: Annotated[str | None, Flag(help="Data set. [the teacher's, or digits]", metavar="NAME")] = None,
     data_dir: Annotated[str | None, Flag(help="Folder that holds it. [downloaded]", metavar="DIR")] = None,

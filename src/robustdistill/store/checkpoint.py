@@ -44,10 +44,15 @@ class Checkpoint:
     @property
     def judged(self) -> dict[str, Tensor]:
         """The weights that were judged: the student's, or their average. DamagedFile if the saver did not say which."""
+        return self.weights[self.judged_name]
+
+    @property
+    def judged_name(self) -> str:
+        """What these weights, and their file, are called."""
         name = self.meta.get("judged")
         if not isinstance(name, str) or name not in self.weights:
             raise manifest.damaged(self.path / manifest.NAME, "does not say which weights were judged")
-        return self.weights[name]
+        return name
 
 
 @dataclass(frozen=True)

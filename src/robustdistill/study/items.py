@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from robustdistill.errors import UserError
@@ -96,7 +97,8 @@ def _judged(places: Mapping[str, str], layer: Mapping[str, Any], registry: Regis
 
 
 def _teacher(spec: RunSpec) -> Iterator[str]:
-    yield from (node.name for node in list(spec.teachers.values())[:1])
+    """What it is called for short: the architecture of ARCH@FILE, the last part of a path."""
+    yield from (PurePath(node.name.partition("@")[0]).name for node in list(spec.teachers.values())[:1])
 
 
 def _slug(text: str) -> str:
