@@ -79,8 +79,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch safetensors",
     ),
     "study": (
-        "assemble engine errors events factory hub judging located outside quantities registry resolve run spec store "
-        "stored surroundings targets types wording",
+        "assemble engine errors events factory hub judging located naming outside quantities registry resolve run spec "
+        "store stored surroundings targets types wording",
         "torch pydantic tomli_w",
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),

@@ -107,7 +107,7 @@ def test_no_worker_outlives_its_crew(one: Folder) -> None:
 
 def test_each_place_has_a_gpu_in_turn_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("robustdistill.study.crew._cores", lambda: 8)
+    monkeypatch.setattr("robustdistill.study.crew.cores", lambda: 8)
     shown = [place.environment for place in places(3, ["0", "5"])]
     assert [e["CUDA_VISIBLE_DEVICES"] for e in shown] == ["0", "5", "0"]
     assert {e["OMP_NUM_THREADS"] for e in shown} == {"2"}

@@ -179,7 +179,8 @@ def test_a_dry_run_writes_nothing_and_says_what_it_costs(tmp_path: Path) -> None
     written(tmp_path / "tiny.toml")
     out, _ = told("study", "tiny.toml", "--dry-run", cwd=tmp_path)
     assert "4 waiting of 4 runs" in out
-    assert "PFLOP of training" in out
+    assert "TFLOP of training" in out
+    assert "on an H100" in out
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
     out, _ = told("study", "run", "tiny.toml", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(out)["training_flops"] > 0

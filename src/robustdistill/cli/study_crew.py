@@ -15,6 +15,7 @@ from robustdistill.study.cost import cost
 from robustdistill.study.crew import Crew, places, visible_gpus
 from robustdistill.study.folder import Folder
 from robustdistill.study.items import distinct, items
+from robustdistill.study.pace import pace
 
 Records = Sequence[dict[str, Any]]
 
@@ -29,9 +30,9 @@ def run(folder: Folder, *, workers: int | None, retry: bool, slurm: str | None, 
             folder.forgive(item)
     looker = study_status.Looker(folder, found)
     left = [item for item, r in zip(found, looker.records(), strict=True) if r["state"] != study_status.DONE]
-    price = study_plan.sentence(cost(left, study.judge, registry))
-    print(f"{study.called}: {study_status.summary(looker.records())} in {folder.path}\nleft: {price}", file=sys.stderr)
     gpus = visible_gpus(left)
+    price = study_plan.sentence(cost(left, study.judge, registry), pace(folder, found, registry), gpu=bool(gpus))
+    print(f"{study.called}: {study_status.summary(looker.records())} in {folder.path}\nleft: {price}", file=sys.stderr)
     since, many = now(), workers or max(1, len(gpus))
     if slurm is not None:
         from robustdistill.cli.slurm import submit

@@ -1,7 +1,7 @@
 """What a study has found so far: for each combination of places but the seed, means over its seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustdistill.cli import outcomes
@@ -56,6 +56,7 @@ def _found(folder: Folder, group: Sequence[Item], registry: Registry) -> Found:
     # As the run itself has it: without the teachers that nothing reads.
     spec = stored_spec(trained[0]) if trained else group[0].spec
     known = references(spec, registry) if spec else References()
+    known = known if folder.study.table.paper else replace(known, paper=None)
     shown = {name: best[name] for name in asked if name in best}
     seeds = [item.seed for item in done]
     return Found(places, spec, seeds, len(group) - len(done), _own_worst(shown, judged), last, facts, known, done)

@@ -24,7 +24,7 @@ def show(folder: Folder, form: str, file: Path | None) -> None:
     everything = found(folder)
     if file is None and form == "table":
         render.show(table(folder, everything))
-        render.say(list(notes(folder, everything)))
+        render.say([*notes(folder, everything), *_about(folder)])
         return
     content = _content(folder, everything, form)
     if file is not None:
@@ -33,7 +33,7 @@ def show(folder: Folder, form: str, file: Path | None) -> None:
     else:
         print(content, end="")
     if form in WRITERS:
-        for note in notes(folder, everything):
+        for note in (*notes(folder, everything), *_about(folder)):
             print(f"note: {note}", file=sys.stderr)
 
 
@@ -132,6 +132,11 @@ def notes(folder: Folder, everything: Sequence[Found]) -> Iterator[str]:
     yield from dict.fromkeys(papers)
     if folder.study.source:
         yield f"After: {folder.study.source}."
+
+
+def _about(folder: Folder) -> list[str]:
+    """What the study says of itself; its page has that elsewhere."""
+    return [folder.study.about] if folder.study.about else []
 
 
 def _of(facts: Mapping[str, Any]) -> str:

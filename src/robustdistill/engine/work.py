@@ -34,11 +34,16 @@ def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
 def estimate(
     reads: Reads, student: nn.Module, teachers: Mapping[str, nn.Module], image: tuple[int, ...], batch: int, steps: int
 ) -> Work:
-    """The work of a run from the forwards it makes: a gradient to the images costs as much as a forward, one to the
-    weights as much again; all teachers' attack forwards are taken as differentiated.
+    """The work of a run from the forwards it makes (see `work_of`), each network's counted here."""
+    networks = {STUDENT: student, **teachers}
+    return work_of(reads, {k: forward_flops(network, (1, *image)) for k, network in networks.items()}, batch, steps)
+
+
+def work_of(reads: Reads, flops: Mapping[str, float], batch: int, steps: int) -> Work:
+    """The work of a run from what a forward of the student and of each role's teacher costs for an image: a gradient to
+    the images costs as much as a forward, one to the weights as much again; all teachers' attack forwards are taken as
+    differentiated.
     """
-    flops = {STUDENT: forward_flops(student, (1, *image))}
-    flops |= {role: forward_flops(teacher, (1, *image)) for role, teacher in teachers.items()}
     attack = sum(2 * n * flops[k] for k, n in reads.inner.items())
     update = sum((3 if k == STUDENT else 1) * n * flops[k] for k, n in reads.outer.items())
     return Work(flops[STUDENT], batch * (attack + update), steps)

@@ -121,7 +121,7 @@ def _death(code: int, times: int) -> str:
 
 def places(workers: int, gpus: Sequence[str]) -> list[Place]:
     """So many places: each with one of the GPUs in turn, and its share of the CPU's cores."""
-    shares = {"OMP_NUM_THREADS": str(max(1, _cores() // workers))} if "OMP_NUM_THREADS" not in os.environ else {}
+    shares = {"OMP_NUM_THREADS": str(max(1, cores() // workers))} if "OMP_NUM_THREADS" not in os.environ else {}
     shown = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(workers)]
     return [Place({**shares, **one}) for one in shown]
 
@@ -134,5 +134,6 @@ def visible_gpus(items: Sequence[Item]) -> list[str]:
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The CPU's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

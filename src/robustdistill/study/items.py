@@ -97,8 +97,8 @@ def _judged(places: Mapping[str, str], layer: Mapping[str, Any], registry: Regis
 
 
 def _teacher(spec: RunSpec) -> Iterator[str]:
-    """What it is called for short: the architecture of ARCH@FILE, the last part of a path."""
-    yield from (PurePath(node.name.partition("@")[0]).name for node in list(spec.teachers.values())[:1])
+    """What it is called for short: the architecture of ARCH@FILE, the last part of a path, the beginning of it."""
+    yield from (PurePath(node.name.partition("@")[0]).name[:24] for node in list(spec.teachers.values())[:1])
 
 
 def _slug(text: str) -> str:

@@ -37,9 +37,13 @@ class Judging(_Table):
 
 
 class Layout(_Table):
-    """Which axes go down and which across the table; the seeds are averaged, and all other axes go down too."""
+    """Which axes go across the table; the seeds are averaged, and all other axes go down.
+
+    `paper` puts a paper's numbers beside ours where it has some; not where ours are of other images under its name.
+    """
 
     across: tuple[str, ...] = ()
+    paper: bool = True
 
 
 class Plot(_Table):
