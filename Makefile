@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-faults lint types unit digits modes gpu teachers golden docs clean
+.PHONY: help demo test test-faults lint types unit digits minis modes gpu teachers golden docs clean
 
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the test suite"
 	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (13 minutes)"
 	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (estimated: an hour)"
+	@echo "make minis     the paper's tables on the digits, two runs at a time (an hour or two), into results/"
 	@echo "make modes     the same three digits runs in every mode and number format (some 15 minutes)"
 	@echo "make gpu       on a GPU: the CUDA tests, then speed by mode beside the published style"
 	@echo "make teachers  train the two embedded digits teachers anew"
@@ -44,6 +45,9 @@ test-faults: $(INSTALLED)
 
 digits: $(INSTALLED)
 	PATH=$(BIN):$$PATH sh specs/digits/compare.sh
+
+minis: $(INSTALLED)
+	PATH=$(CURDIR)/$(BIN):$$PATH sh specs/paper/minis.sh
 
 modes: $(INSTALLED)
 	PATH=$(CURDIR)/$(BIN):$$PATH sh specs/digits/modes.sh
