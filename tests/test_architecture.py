@@ -24,7 +24,12 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "losses": ("errors", "torch"),
     "logits": ("errors", "torch"),
     "modes": ("", "torch"),
-    "types": ("logits", "torch"),
+    "collectives": ("errors", "torch"),
+    "world": (
+        "collectives errors",
+        "torch",
+    ),  # who computes: below all that shares a batch, a set of images or a folder
+    "types": ("logits world", "torch"),
     "wording": ("errors", "pydantic"),
     "quantities": ("errors", "pydantic"),
     "outside": ("", ""),
@@ -36,8 +41,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "registry": ("errors hookspecs outside plugins quantities wording", "pydantic"),
     "naming": ("errors registry", ""),
     "resolve": ("errors logits naming quantities registry spec", ""),
-    "engine": ("errors events logits losses modes types", "torch"),
-    "evaluation": ("errors events logits losses modes types", "torch"),
+    "engine": ("errors events logits losses modes types world", "torch"),
+    "evaluation": ("errors events logits losses modes types world", "torch"),
     "data": ("errors outside types", "torch numpy pyarrow PIL"),
     "store": ("errors events outside types", "torch safetensors numpy"),
     "zoo": ("data errors outside store types", "filelock"),
@@ -61,21 +66,21 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "selection": ("assemble engine evaluation logits registry spec types", "torch"),
     "prepare": (
         "assemble checks data engine errors hub located logits modes registry resolve selection spec store "
-        "surroundings types vetting",
+        "surroundings types vetting world",
         "torch",
     ),
     "stored": ("errors spec store", ""),
-    "provenance": ("errors prepare store stored", ""),
+    "provenance": ("errors prepare store stored world", ""),
     "run": (
         "assemble engine errors events prepare provenance registry resolve saving selection spec store stored "
-        "surroundings types",
+        "surroundings types world",
         "torch",
     ),
-    "saving": ("errors events prepare store types", ""),
+    "saving": ("errors events prepare store types world", ""),
     "targets": ("assemble naming registry run spec store stored", "torch"),
     "judging": (
         "__version__ assemble checks data engine errors evaluation quantities registry store surroundings targets "
-        "types",
+        "types world",
         "torch safetensors",
     ),
     "study": (
@@ -96,7 +101,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "cli": (
         "__version__ architectures bench doctor errors events judging naming targets run prepare assemble resolve "
-        "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold study",
+        "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold study "
+        "world",
         "typer submitit",
     ),
     "__main__": ("cli", ""),

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from doings import CASES, prepared, taken, told
+from ranks import doing
 from robustdistill.engine.recording import CudaGraphs
 from robustdistill.prepare import Run
 from robustdistill.registry import default_registry
 from runs import distance, run_of, steps_of, take, train
+from test_run import same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 METHODS = default_registry().names("method")
@@ -75,6 +78,15 @@ def test_a_step_never_waits_for_the_host() -> None:
                 run.job.steps.take(p, 1, i)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_do_what_one_does(tmp_path: Path) -> None:
+    one, two = doing("gpus", tmp_path)
+    for case in CASES:
+        assert same(one[case], two[case])
+        alone = told(run := prepared(case, device="cuda"), taken(run))
+        assert all(torch.allclose(alone[k].cpu().double(), one[case][k].double(), rtol=1e-4, atol=1e-8) for k in alone)
 
 
 def test_what_cannot_be_recorded_goes_on_and_random_numbers_still_come() -> None:

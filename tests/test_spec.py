@@ -284,6 +284,7 @@ CHANGES: dict[str, Any] = {
     "optim": {"lr": 0.2},
     "schedule": {"gamma": 0.2},
     "average": {"name": "ema"},
+    "sync_bn": True,
     "select": {"split": "test"},
     "precision": "fp64",
     "on_nonfinite": "skip",

@@ -70,8 +70,8 @@ class ABSLD(nn.Module):
     def _note(self, z: Logits) -> None:
         classes = true_class(self.tau, z.y).to(self.tau.dtype)
         losses = torch.stack([ce(z.s_adv, z.y), ce(z.s, z.y)]).to(self.tau.dtype)
-        self.errors.add_((losses[:, :, None] * classes).sum(dim=1))
-        self.seen.add_(classes.sum(dim=0))
+        self.errors.add_(z.total((losses[:, :, None] * classes).sum(dim=1)))
+        self.seen.add_(z.total(classes.sum(dim=0)))
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustdistill import Modifier, hookimpl
-from robustdistill.types import Closure
+from robustdistill.types import Closure, gradients
 
 TINY = 1e-20
 
@@ -45,7 +45,7 @@ class AWP(Modifier):
         weights = [p for name, p in student.named_parameters() if self._moved(name, p)]
         if not weights:
             raise ValueError(f"awp-official: no weight of the student has a name that holds {self.layers!r}")
-        moves = self._moves(weights, _gradients(student, closure, weights))
+        moves = self._moves(weights, _ascent(student, closure, weights))
         optimizer.zero_grad()
         _add(weights, moves, 1.0)
         loss = closure()
@@ -57,25 +57,25 @@ class AWP(Modifier):
     def _moved(self, name: str, p: Tensor) -> bool:
         return p.requires_grad and p.dim() > 1 and "weight" in name and re.search(self.layers, name) is not None
 
-    def _moves(self, weights: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
+    def _moves(self, weights: list[nn.Parameter], ascent: list[Tensor]) -> list[Tensor]:
         gamma = self.gamma * (self.epoch >= self.warmup).to(self.epoch)
         if self.norm == "global":
-            ratio = gamma * _length(weights) / (_length(gradients) + TINY)
-            return [ratio * g for g in gradients]
-        return [gamma * w.detach().norm() / (g.norm() + TINY) * g for w, g in zip(weights, gradients, strict=True)]
+            ratio = gamma * _length(weights) / (_length(ascent) + TINY)
+            return [ratio * g for g in ascent]
+        return [gamma * w.detach().norm() / (g.norm() + TINY) * g for w, g in zip(weights, ascent, strict=True)]
 
     def end_epoch(self) -> None:
         """Counts the epochs of the warm-up."""
         self.epoch.add_(1)
 
 
-def _gradients(student: nn.Module, closure: Closure, weights: list[nn.Parameter]) -> list[Tensor]:
+def _ascent(student: nn.Module, closure: Closure, weights: list[nn.Parameter]) -> list[Tensor]:
     """grad_w L(w), as a proxy network would have it: the student's own running statistics do not move."""
     buffers = [b.clone() for b in student.buffers()]
-    found = torch.autograd.grad(closure(), weights, allow_unused=True)
+    found = gradients(closure(), weights)
     for buffer, before in zip(student.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+    return found
 
 
 def _length(tensors: list[nn.Parameter] | list[Tensor]) -> Tensor:

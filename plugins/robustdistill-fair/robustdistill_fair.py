@@ -60,8 +60,8 @@ class Fair(Modifier):
     @torch.no_grad()
     def _note(self, z: Logits) -> None:
         classes = true_class(self.weight, z.y).to(self.weight.dtype)
-        self.standing.add_((classes * self._kappa(z)[:, None]).sum(dim=0))
-        self.seen.add_(classes.sum(dim=0))
+        self.standing.add_(z.total((classes * self._kappa(z)[:, None]).sum(dim=0)))
+        self.seen.add_(z.total(classes.sum(dim=0)))
 
     @torch.no_grad()
     def end_epoch(self) -> None:

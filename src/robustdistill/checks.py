@@ -56,9 +56,19 @@ def check_size(x: Tensor, dataset: Dataset, name: str) -> None:
         raise UserError(f"images of {name} are {size}; got {list(x.shape[1:])}")
 
 
-def check_smallest_batch(student: nn.Module, dataset: Dataset, images: int, batch_size: int) -> None:
-    """UserError if an epoch of `images` has a batch of one image and the student cannot learn from a single one."""
-    if batch_size > 1 and images % batch_size != 1:
+def check_smallest_batch(
+    student: nn.Module, dataset: Dataset, images: int, batch_size: int, processes: int = 1, sync_bn: bool = False
+) -> None:
+    """UserError if an epoch of `images` has a batch that does not give each of the `processes` an image, or gives one
+    a single image from which the student cannot learn; with `sync_bn` it learns from the others' too.
+    """
+    least = min(images % batch_size or batch_size, images)
+    if least < processes:
+        raise UserError(
+            f"{images:,} images in batches of {batch_size} leave one of {least}, too few for {processes} processes; "
+            "choose another batch_size, or start fewer of them"
+        )
+    if least // processes > 1 or (sync_bn and processes > 1):
         return
     trial = copy.deepcopy(student).to("meta").train()
     dtype = next((p.dtype for p in trial.parameters()), torch.float32)
@@ -67,5 +77,5 @@ def check_smallest_batch(student: nn.Module, dataset: Dataset, images: int, batc
     except ValueError as error:
         raise UserError(
             f"the student cannot learn from a batch of one image, which {images:,} images in batches of {batch_size} "
-            f"leave: {error}; choose another batch_size"
+            f"leave{f' one of {processes} processes' if processes > 1 else ''}: {error}; choose another batch_size"
         ) from error

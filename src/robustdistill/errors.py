@@ -57,6 +57,12 @@ class PluginError(RobustDistillError):
     exit_code = 7
 
 
+class ProcessesApart(RobustDistillError):
+    """The processes of a run lost one of them, or are no longer equal."""
+
+    exit_code = 8
+
+
 def disk_full(error: BaseException) -> bool:
     """Whether there is no room left on a disk, or in a quota."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -33,6 +33,7 @@ from robustdistill.store.partial import Partial
 from robustdistill.surroundings import driven
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
+from robustdistill.world import current, join
 
 NONE: Mapping[str, Any] = {}
 CHECKED = "pgd"  # the attack whose gradients are checked
@@ -61,9 +62,10 @@ def evaluate(
     `images` (uint8, or float in [0, 1]) with `labels`, or else the test images of `data`, `n` at most. A module
     needs `data`, or images, labels and `eps`; it comes back as and where it was. `eps` is the L-inf radius in
     [0, 1] ("8/255" works), by default that of the run or of the data set. `batch_size` images go through the network
-    at once, fewer when memory runs out.
+    at once, fewer when memory runs out. Processes that torchrun started share the images and come to the same verdicts.
     Raises UserError for what cannot be judged. Iterate to drive it: one `Verdict` an attack.
     """
+    join()
     registry = registry or default_registry()
     if isinstance(model, nn.Module) and data is None and (images is None or eps is None):
         raise UserError("a module does not say what it is for: give data=NAME, or images, labels and eps")
@@ -85,8 +87,8 @@ def _evaluate(
 ) -> Generator[Verdict, None, None]:
     chosen = chosen_attacks(attacks, registry)
     check_options(how["n"], how["eps"], how["batch_size"], how["device"])
-    target = find_target(model, registry, data, data_dir)
-    at = case(target, registry, images, labels, **how)
+    target = current().one_by_one(lambda: find_target(model, registry, data, data_dir))
+    at = current().one_by_one(lambda: case(target, registry, images, labels, **how))
     if data is not None or not isinstance(model, nn.Module):
         check_size(at.x, registry.dataset(target.data, target.directory), target.data)
     yield from at.verdicts(chosen)
@@ -123,12 +125,16 @@ class Case:
 
     def checked(self, verdicts: Sequence[Verdict], n: int) -> "Checks":
         """Whether gradients led the attacks astray, on the first `n` images; `verdicts` are those already there."""
-        few = self._first(n)
+        few = replace(self, x=self.x[:n], y=self.y[:n])
         attack = chosen_attacks([CHECKED], self.registry)[CHECKED]
         known = {v.attack: replace(v, correct=v.correct[:n], labels=v.labels[:n]) for v in verdicts}
-        with self._there() as network:
-            points, alarms = diagnose(network, few.x, few.y, attack, known, **self._how)
-            return Checks(points, alarms, examples(network, few.x, few.y, attack, **self._how))
+
+        def looked() -> Checks:
+            with self._there() as network:
+                points, alarms = diagnose(network, few.x, few.y, attack, known, **self._how)
+                return Checks(points, alarms, examples(network, few.x, few.y, attack, **self._how))
+
+        return current().on_first(looked)
 
     def flops(self) -> float:
         """Operations of a forward of one image."""
@@ -143,9 +149,6 @@ class Case:
     def _how(self) -> dict[str, Any]:
         make = assemble.judging_generator(self.seed, self.device, self.registry)
         return {"eps": self.eps, "generator": make, "at_once": self.batch_size}
-
-    def _first(self, n: int) -> "Case":
-        return replace(self, x=self.x[:n], y=self.y[:n])
 
     @contextmanager
     def _there(self) -> Iterator[nn.Module]:

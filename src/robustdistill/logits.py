@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from robustdistill.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
+Draw = Callable[[int, Generator | None], Tensor]
+"""(n, generator) -> random numbers `[n, ...]` for n examples."""
 
 DEFAULT_ROLE = "robust"
 
@@ -44,10 +46,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Reductions:
-    """Reductions over the global batch; several processes replace these local ones."""
+    """Reductions over the global batch, and draws for it; several processes replace these local ones.
+
+    `drawn(draw, n, generator)` are the numbers of the `n` examples that this process has of it.
+    """
 
     mean: Callable[[Tensor], Tensor] = torch.mean
     min: Callable[[Tensor], Tensor] = torch.min
+    total: Callable[[Tensor], Tensor] = lambda v: v
+    drawn: Callable[[Draw, int, Generator | None], Tensor] = lambda draw, n, generator: draw(n, generator)
 
 
 class Logits:
@@ -160,6 +167,17 @@ class Logits:
     def min(self, v: Tensor) -> Tensor:
         """Minimum of `v` over the global batch, right under several processes."""
         return self._reductions.min(v)
+
+    def total(self, v: Tensor) -> Tensor:
+        """`v`, a sum over the examples of this batch, added up over the global one; with one process `v` itself."""
+        return self._reductions.total(v)
+
+    def drawn(self, draw: Draw, generator: Generator | None) -> Tensor:
+        """`draw(n, generator)` `[B, ...]`: random numbers that do not depend on how many processes share the batch.
+
+        Several draw them for the global batch, from a generator that they have in common, and keep their own rows.
+        """
+        return self._reductions.drawn(draw, len(self.x), generator)
 
     def term(self, name: str, value: Tensor) -> Tensor:
         """`value` `[B]` itself, noted as a term of the loss: the engine reports its size and gradient."""

@@ -1,6 +1,6 @@
 """A spec assembled into a run: student, teachers, method, data, judge; checked before anything starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,7 @@ from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
 from robustdistill.engine.step import MinMax
 from robustdistill.engine.steps import Steps
+from robustdistill.engine.syncbn import synchronised
 from robustdistill.engine.work import estimate
 from robustdistill.errors import UserError
 from robustdistill.located import Located, locate_teacher
@@ -33,6 +34,7 @@ from robustdistill.store.atomic import sha256
 from robustdistill.store.weights import digest
 from robustdistill.surroundings import deterministic_cublas
 from robustdistill.types import Augment, Dataset, Split, Splits, Watch
+from robustdistill.world import current
 
 SKIPPED_IN_A_ROW = 3  # more than that is no accident
 
@@ -81,7 +83,7 @@ def prepare(
     and none is looked at; otherwise those are downloaded, after all else was found to be in order, and all are looked
     at on images of the data set itself.
     """
-    device = execution.pick_device(spec.device)
+    device, here = execution.pick_device(spec.device), current()
     if spec.deterministic:
         deterministic_cublas(device)
     dataset: Dataset = registry.dataset(spec.data.name, spec.data.dir)
@@ -96,13 +98,17 @@ def prepare(
     brought = {role: node for role, node in spec.teachers.items() if role not in given}
     files = {r: _located(spec, r, registry, trial) for r, t in brought.items() if not hub.names(t.name)}
     late = [r for r, file in files.items() if file.missing]
-    teachers = {r: given.get(r) or _teacher(spec, r, dataset, registry, blank=r in late) for r in reads.roles}
+
+    def built(roles: Iterable[str], blank: Collection[str] = ()) -> dict[str, nn.Module]:
+        return {r: given.get(r) or _teacher(spec, r, dataset, registry, blank=r in blank) for r in roles}
+
+    teachers = here.one_by_one(lambda: built(reads.roles, late))
     hashes = {role: digest(teachers[role].state_dict()) for role in brought if role not in files}
     for role in given:
         check_network(given[role], dataset, f"teacher {role}")
     if any(network is student for network in teachers.values()):
         raise UserError("the student cannot be its own teacher; give a copy (copy.deepcopy) as the teacher")
-    real, splits = splits is None, splits or _splits(spec, dataset)
+    real, splits = splits is None, splits or here.one_by_one(lambda: _splits(spec, dataset))
     learned = assemble.training_parts(splits, spec.select.split)
     batches = _batches(spec, learned, splits.extra, device)
     notes += _check_batches(spec, student, dataset, sum(map(len, learned)))
@@ -110,10 +116,10 @@ def prepare(
     work = estimate(reads, student, teachers, image, spec.batch_size, spec.epochs * len(batches))
     how, unable = execution.choose(spec.mode, spec.precision, device, work)
     if not trial:
-        teachers |= {r: _teacher(spec, r, dataset, registry) for r in late}
+        teachers |= here.one_by_one(lambda: built(late))
     frozen = {role: forwards.frozen(execution.freeze(t), how) for role, t in teachers.items()}
     if real and not trial:
-        notes += vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry)
+        notes += here.on_first(lambda: vetting.vet(spec, frozen, learned, len(dataset.classes), how, registry))
     game = assemble.build_game(spec, registry, len(dataset.classes))
     state, job = _job(spec, game, how, student.to(device, how.dtype), frozen, splits, batches, registry, reads, watch)
     job.steps.notes.extend(unable)
@@ -124,7 +130,7 @@ def prepare(
 def _check_batches(spec: RunSpec, student: nn.Module, dataset: Dataset, images: int) -> list[str]:
     """A sentence on batches that take everything. UserError for one too small to learn from."""
     seen = images if spec.limit_batches is None else min(images, spec.limit_batches * spec.batch_size)
-    check_smallest_batch(student, dataset, seen, spec.batch_size)
+    check_smallest_batch(student, dataset, seen, spec.batch_size, current().size, spec.sync_bn)
     if spec.batch_size <= images:
         return []
     return [f"batch_size {spec.batch_size:,} is more than the {images:,} training images: an epoch is one step"]
@@ -169,9 +175,14 @@ def _job(
     watch: Watch | None,
 ) -> tuple[State, Job]:
     game.units.to(how.device, how.dtype)
+    here = current()
     optimizer = sgd([*student.parameters(), *game.units.parameters()], **spec.optim.model_dump())
+    if here.size > 1:
+        optimizer.register_step_pre_hook(here.average_gradients)
+        student = synchronised(student) if spec.sync_bn else student
     state = State(student, game.units, optimizer, averaged(student, spec.average.name, spec.average.decay))
-    plan, compiler = spec.schedule, Compiler(spec.batch_size, how.compiled)
+    own = (here.rank,) if here.size > 1 else ()  # what the student draws is for its own images
+    plan, compiler = spec.schedule, Compiler(len(range(spec.batch_size)[here.part(spec.batch_size)]), how.compiled)
     steps = Steps(
         game=game,
         student=student,
@@ -182,8 +193,9 @@ def _job(
         clock=Clock.at(0, spec.span, how.device),
         start=torch.Generator(how.device),
         seed=lambda what, epoch, step: key(spec.seed, what, epoch, step),
-        seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step), how.device),
+        seeded=lambda epoch, step: seeded(key(spec.seed, "student", epoch, step, *own), how.device),
         recorder=CudaGraphs(how.device) if how.mode == "graph" else None,
+        common=torch.Generator(how.device) if here.size > 1 else None,
     )
     job = Job(
         steps=steps,
@@ -219,6 +231,7 @@ def _batches(spec: RunSpec, learned: Sequence[Split], more: Split | None, device
         dtype=execution.dtype_of(spec.precision),
         limit_batches=spec.limit_batches,
         extra=extra,
+        part=current().part,
         resident=fits(sum(part.images.nbytes for part in every), device)
         and not (len(every) > 1 and device.type == "cpu"),
     )

@@ -8,6 +8,7 @@ from robustdistill.prepare import Run
 from robustdistill.store import checkpoint, eventlog, rundir
 from robustdistill.store.environment import data_sha256, environment
 from robustdistill.stored import check_origin
+from robustdistill.world import current
 
 
 def restored(run: Run, store: rundir.RunDir, found: checkpoint.Checkpoint) -> list[str]:
@@ -18,7 +19,8 @@ def restored(run: Run, store: rundir.RunDir, found: checkpoint.Checkpoint) -> li
     try:
         same_teachers(run, found.meta["teachers"])
         run.state.restore(found.weights, found.state)
-        store.truncate_events(found.state["events"])
+        if current().first:
+            store.truncate_events(found.state["events"])
     except (RobustDistillError, OSError, MemoryError):
         raise
     except Exception as error:  # its SHA-256 is right: written by another version, or forged
@@ -38,7 +40,7 @@ def same_teachers(run: Run, hashes: Mapping[str, str]) -> None:
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sentences if the run does not go on where and with what it began: it is then no longer equal to the bit."""
-    keys = ("torch", "device", "device_name", "threads", "mode", "precision")
+    keys = ("torch", "device", "device_name", "threads", "mode", "precision", "processes")
     changed = [f"{k} {before[k]} -> {now[k]}" for k in keys if k in before and before[k] != now[k]]
     found = [f"the run goes on elsewhere, so not bit for bit: {', '.join(changed)}"] if changed else []
     if before.get("data_sha256", now["data_sha256"]) != now["data_sha256"]:
@@ -53,6 +55,7 @@ def environment_of(run: Run) -> dict[str, Any]:
     return environment(run.device, plugins) | execution_of(run) | what
 
 
-def execution_of(run: Run) -> dict[str, str]:
-    """Mode and number format."""
-    return {"mode": run.execution.mode, "precision": run.execution.precision}
+def execution_of(run: Run) -> dict[str, str | int | bool]:
+    """Mode and number format; how many processes shared each batch, and whether BatchNorm saw all of it."""
+    how = {"mode": run.execution.mode, "precision": run.execution.precision}
+    return how | {"processes": current().size, "sync_bn": run.spec.sync_bn}

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from robustdistill.store import rundir
 from robustdistill.stored import check_origin, find_checkpoint, run_of, stored_spec
 from robustdistill.surroundings import driven, in_order
 from robustdistill.types import Watch, Weights
+from robustdistill.world import current, join, shared
 
 
 def as_spec(spec: RunSpec | Layer | str | Path, registry: Registry | None = None) -> RunSpec:
@@ -48,23 +49,26 @@ def train(
     `student` and `teacher` (a module, or modules by role) replace those that the spec names; a given student
     is trained in place, given teachers are frozen, all are moved to the run's device. `out` is a new run
     directory; without it nothing is written. As soon as `stop()` says so, asked after every step, the run is saved and
-    ends with `Stopped`. Raises UserError before anything is written if the run cannot work.
+    ends with `Stopped`. Processes that torchrun started share each batch; the first of them writes. Raises UserError
+    before anything is written if the run cannot work.
     """
     registry = registry or default_registry()
-    spec = as_spec(spec, registry)
+    spec = join().together(lambda: as_spec(spec, registry))
     yield from driven(_train(spec, registry, student, teacher, out, latched(stop)), spec.deterministic)
 
 
 def _train(
     spec: RunSpec, registry: Registry, student: nn.Module | None, teacher: Modules, out: str | Path | None, stop: Stop
 ) -> Generator[Event, None, None]:
-    if out is not None:
-        rundir.refuse_occupied(Path(out))
-    run = prepare(spec, registry, student=student, teacher=teacher, watch=_watch(stop))
-    store = None
-    if out is not None:
-        store = rundir.create(Path(out), run.spec.to_toml(), environment_of(run))
-    with store.locked() if store else nullcontext():
+    here, out = current(), out if current().first else None
+    here.together(lambda: rundir.refuse_occupied(Path(out)) if out is not None else None)
+    run = here.together(lambda: prepare(spec, registry, student=student, teacher=teacher, watch=_watch(stop)))
+    _alike(run)
+
+    def made() -> rundir.RunDir | None:
+        return rundir.create(Path(out), run.spec.to_toml(), environment_of(run)) if out is not None else None
+
+    with _locked(here.together(made)) as store:
         yield from _go(run, store, stop)
 
 
@@ -76,8 +80,8 @@ def resume(
     From a run directory the newest good checkpoint is taken, with a warning on each damaged one; a checkpoint
     that is named itself must be whole (DamagedFile). `stop` and `modules` as in `train`.
     """
-    store = run_of(Path(path))
-    spec = stored_spec(store)
+    store = join().together(lambda: run_of(Path(path)))
+    spec = current().together(lambda: stored_spec(store))
     yield from driven(_resume(Path(path), store, spec, registry, latched(stop), modules), spec.deterministic)
 
 
@@ -89,17 +93,34 @@ def _resume(
     stop: Stop,
     modules: Mapping[str, Any],
 ) -> Generator[Event, None, None]:
-    with store.locked():
-        run = prepare(spec, registry or default_registry(), watch=_watch(stop), **modules)
-        found = find_checkpoint(path)
+    here = current()
+    with _locked(store if here.first else None) as kept:
+        run = here.together(lambda: prepare(spec, registry or default_registry(), watch=_watch(stop), **modules))
+        _alike(run)
+        found = here.together(lambda: find_checkpoint(path))
         yield from map(Warned, (*found.damaged, *moved(store.read_environment(), environment_of(run))))
-        if found.checkpoint is None:
-            store.truncate_events(0)
-        else:
-            yield from map(Warned, restored(run, store, found.checkpoint))
-        best, sentences = best_so_far(store, run)
+        if (whole := found.checkpoint) is not None:
+            yield from map(Warned, here.together(lambda: restored(run, store, whole)))
+        elif kept:
+            kept.truncate_events(0)
+        best, sentences = here.together(lambda: best_so_far(store, run))
         yield from map(Warned, sentences)
-        yield from _go(run, store, stop, best)
+        yield from _go(run, kept, stop, best)
+
+
+@contextmanager
+def _locked(store: rundir.RunDir | None) -> Iterator[rundir.RunDir | None]:
+    """The run directory, in the hands of this process; if another one has it, all of ours hear of it."""
+    with ExitStack() as stack:
+        current().together(lambda: stack.enter_context(store.locked()) if store else None)
+        yield store
+
+
+def _alike(run: Run) -> None:
+    """UserError unless all processes were given the same spec and the same teachers."""
+    told = current().gather(lambda: (run.spec.hash(), dict(run.hashes)))
+    if any(other != told[0] for other in told):
+        raise shared(UserError("the processes of the run were given different specs or teachers; start all alike"))
 
 
 def _go(run: Run, store: rundir.RunDir | None, stop: Stop, best: Weights | None = None) -> Iterator[Event]:
@@ -116,8 +137,7 @@ def _go(run: Run, store: rundir.RunDir | None, stop: Stop, best: Weights | None 
         raise keeper.stopped() from None
     except Diverged as error:
         raise keeper.diverged(error) from error
-    if store:
-        store.write_result(result)
+    current().together(lambda: store.write_result(result) if store else None)
     yield Finished(result, str(store.path) if store else "")
 
 

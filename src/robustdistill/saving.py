@@ -11,6 +11,7 @@ from robustdistill.store.atomic import write_atomic
 from robustdistill.store.environment import version
 from robustdistill.store.plain import dumps
 from robustdistill.types import Weights
+from robustdistill.world import current
 
 Stop = Callable[[], bool]
 NONFINITE = "nonfinite.json"
@@ -29,24 +30,29 @@ def latched(stop: Stop) -> Stop:
 
 
 class Keeper:
-    """Saves `run` into `store` (None: nowhere). `stop()` says whether the run is asked to stop."""
+    """Saves `run` into `store` (None: nowhere). `stop()` says whether this process is asked to stop.
+
+    Several processes do as one of them is asked, after the same step; only the first has a store.
+    """
 
     def __init__(self, run: Run, store: rundir.RunDir | None, stop: Stop) -> None:
-        self.run, self.store, self.stop = run, store, stop
+        self.run, self.store, self._asked = run, store, stop
+        self.stop = latched(lambda: current().any(stop()))
         self._saved, self._place = time.monotonic(), _place(run)
 
     def due(self) -> bool:
         """Whether to save at the next step: asked to stop, or the last checkpoint is `save_minutes` old."""
         late = time.monotonic() - self._saved >= 60 * self.run.spec.save_minutes
-        return self.stop() or (self.store is not None and late)
+        return current().any(self._asked() or (self.store is not None and late))
 
     def save(self, best: bool = False) -> Saved | None:
         """A checkpoint of where the run stands; None if that is on disk already, or nothing is to be written."""
-        if self.store is None or _place(self.run) == self._place:
+        store = self.store
+        if _place(self.run) == self._place:
             return None
-        path = _save(self.run, self.store, best)
+        path = current().together(lambda: _save(self.run, store, best) if store else "")
         self._saved, self._place = time.monotonic(), _place(self.run)
-        return Saved(self.run.state.epoch, path, best, self.run.state.step)
+        return Saved(self.run.state.epoch, path, best, self.run.state.step) if store else None
 
     def stopped(self) -> Stopped:
         """The error that ends a run which was asked to stop, and is saved."""
@@ -73,7 +79,8 @@ def best_so_far(store: rundir.RunDir, run: Run) -> tuple[Weights | None, list[st
     except RobustDistillError as error:
         run.state.best = {}
         return None, [f"the best epoch so far cannot be kept: {error}"]
-    checkpoint.note(store.checkpoints, "best", name)
+    if current().first:
+        checkpoint.note(store.checkpoints, "best", name)
     return weights, []
 
 

@@ -149,6 +149,7 @@ class RunSpec(_Table):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     save_minutes: Annotated[Number, Field(ge=0)] = 10.0
     deterministic: bool = False
+    sync_bn: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +185,8 @@ class RunSpec(_Table):
         left_out: dict[str, Any] = dict.fromkeys(("device", "mode", "save_minutes", "deterministic"), True)
         left_out["data"] = {"dir"}
         plain = self.model_dump(mode="json", exclude=left_out)
+        if not plain["sync_bn"]:
+            del plain["sync_bn"]  # runs from before it could be asked for keep their name
         if extra := plain["data"].pop("extra"):
             plain["data"]["extra"] = extra | {"file": Path(extra["file"]).name}
         if self.schedule.epochs is None:  # as in specs from before there was this key

@@ -38,7 +38,7 @@ def pgd(
     """
     alpha = absolute_step(step, eps)
     low, high = (z.x - eps).clamp(0, 1), (z.x + eps).clamp(0, 1)
-    x_adv = torch.clamp(z.x + _noise(z.x, start, start_size, eps, generator), low, high)
+    x_adv = torch.clamp(z.x + _noise(z, start, start_size, eps, generator), low, high)
     for _ in range(steps):
         x_adv.requires_grad_()
         with torch.enable_grad():
@@ -48,13 +48,14 @@ def pgd(
     return x_adv.detach()
 
 
-def _noise(x: Tensor, start: Start, size: float, eps: float, generator: Generator | None) -> Tensor:
-    if start == "none":
-        return torch.zeros_like(x)
-    noise = torch.empty_like(x)
-    if start == "uniform":
-        return noise.uniform_(-eps, eps, generator=generator)
-    return noise.normal_(0, size, generator=generator)
+def _noise(z: Logits, start: Start, size: float, eps: float, generator: Generator | None) -> Tensor:
+    def draw(n: int, generator: Generator | None) -> Tensor:
+        noise = z.x.new_empty(n, *z.x.shape[1:])
+        if start == "uniform":
+            return noise.uniform_(-eps, eps, generator=generator)
+        return noise.normal_(0, size, generator=generator)
+
+    return torch.zeros_like(z.x) if start == "none" else z.drawn(draw, generator)
 
 
 def clean(z: Logits, objective: Objective, /, *, eps: float, generator: Generator | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustdistill.hookspecs import hookimpl
-from robustdistill.types import Closure, Modifier
+from robustdistill.types import Closure, Modifier, gradients
 
 
 class AdversarialWeightPerturbation(Modifier):
@@ -41,10 +41,10 @@ class AdversarialWeightPerturbation(Modifier):
 
 def _ascent(student: nn.Module, closure: Closure, weights: Sequence[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
     buffers = [b.clone() for b in student.buffers()]
-    grads = torch.autograd.grad(closure(), weights, allow_unused=True)
+    grads = gradients(closure(), weights)
     for buffer, before in zip(student.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    return [(w, torch.zeros_like(w) if g is None else g) for w, g in zip(weights, grads, strict=True)]
+    return zip(weights, grads, strict=True)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from robustdistill.cli import failures
+from robustdistill.cli import failures, processes
 
 DEBUG, JSON = "--debug", "--json"
 
@@ -20,18 +20,20 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     failures.install()
     if JSON in given:  # a program is listening: nothing moves on stderr while a data set is downloaded
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        code = _run([a for a in given if a != DEBUG])
-    except SystemExit:
-        raise
-    except BaseException as error:
-        debug = DEBUG in given
-        text, code = failures.sentence(error) or failures.bug(error, shown=debug)
-        if debug:
-            traceback.print_exc()
-        if text:
-            print(f"error: {text}", file=sys.stderr)
-    sys.exit(code)
+    with processes.speaking() as stderr:
+        try:
+            code = _run([a for a in given if a != DEBUG])
+        except SystemExit:
+            raise
+        except BaseException as error:
+            debug = DEBUG in given
+            text, code = failures.sentence(error) or failures.bug(error, shown=debug)
+            text = processes.sentence(error, text)
+            if debug and (text or processes.first()):
+                traceback.print_exc(file=stderr)
+            if text:
+                print(f"error: {text}", file=stderr)
+    processes.leave(code)
 
 
 def _run(args: list[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustdistill.cli import progress, render, results, signals
+from robustdistill.cli import processes, progress, render, results, signals
 from robustdistill.errors import Stopped
 from robustdistill.events import Event, Finished
 from robustdistill.store.plain import plain
@@ -53,7 +53,7 @@ def follow(events: Iterable[Event], folder: Path, as_json: bool, asked: signals.
         print(f"interrupted; {on if folder.exists() else 'nothing was written'}", file=sys.stderr)
         raise
     except Stopped as error:
-        if not asked():
+        if not (asked() or (asked.training and processes.several())):
             raise
         if asked.interrupted:
             print(f"{error}; {on}", file=sys.stderr)

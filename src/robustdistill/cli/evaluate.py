@@ -1,7 +1,7 @@
 """`robustdistill eval`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,28 +39,33 @@ def evaluate(
     """Judge a network under attack: accuracy on the test images that each attack leaves.
 
     An attack that fails is no proof of robustness: read the alarms, and use more than one. The verdicts on a run are
-    kept in its folder for `robustdistill compare`.
+    kept in its folder for `robustdistill compare`. Started by torchrun, several processes share the images.
     """
     from robustdistill import judging
-    from robustdistill.cli import folders, judged
+    from robustdistill.cli import folders, judged, processes
     from robustdistill.registry import default_registry
     from robustdistill.store import manifest, rundir
     from robustdistill.targets import find_target
 
-    _refuse_existing(out)
-    registry = default_registry()
-    chosen = judging.chosen_attacks(judged.names(attacks), registry, {"aa": {"engine": aa_engine}})
-    target = target or str(rundir.newest(folders.RUNS).path)
-    if Path(target).is_dir() and not (Path(target) / manifest.NAME).exists():
-        rundir.open_run(Path(target))
-    judging.check_options(n, eps, batch_size, device)
-    found = find_target(target, registry, data, data_dir)
-    case = judging.case(found, registry, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
-    facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}
-    facts |= {"seed": case.seed, "device": device, "batch_size": batch_size}
-    # The verdicts on one checkpoint are not those on its run.
-    store = found.store if (Path(target) / rundir.SPEC).exists() else None
-    judged.judge(case, chosen, facts, store, out, checks_on=checks_on, as_json=json_)
+    registry, named = default_registry(), target
+
+    def settled() -> Any:
+        _refuse_existing(out)
+        chosen = judging.chosen_attacks(judged.names(attacks), registry, {"aa": {"engine": aa_engine}})
+        target = named or str(rundir.newest(folders.RUNS).path)
+        if Path(target).is_dir() and not (Path(target) / manifest.NAME).exists():
+            rundir.open_run(Path(target))
+        judging.check_options(n, eps, batch_size, device)
+        found = find_target(target, registry, data, data_dir)
+        case = judging.case(found, registry, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
+        facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}
+        facts |= {"seed": case.seed, "device": device, "batch_size": batch_size}
+        # The verdicts on one checkpoint are not those on its run.
+        store = found.store if (Path(target) / rundir.SPEC).exists() else None
+        return case, chosen, facts, *((store, out) if processes.first() else (None, None))
+
+    what = processes.one_by_one(settled)
+    processes.together(lambda: judged.judge(*what, checks_on=checks_on, as_json=json_))
 
 
 def _refuse_existing(out: Path | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustdistill.cli import failures, progress, render
+from robustdistill.cli import failures, processes, progress, render
 from robustdistill.cli.drive import quoted
 from robustdistill.report.numbers import percent
 from robustdistill.report.tables import Table
@@ -50,7 +50,7 @@ def judge(
         _kept(store, verdicts, facts, checks)
     if out is not None:
         write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
-    if kept:
+    if kept and processes.first("LOCAL_RANK"):
         kept.clear()
     if as_json:
         accuracies = {v.attack: v.accuracy for v in verdicts}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustdistill.cli import flags, folders
+from robustdistill.cli import flags, folders, processes
 from robustdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def train(
     """Train a student: make x' by ascending the inner objective, descend the outer one at x'.
 
     Settings come from, each over the one before: the data set, the method, spec files, --set, the other flags.
-    Progress goes to stderr, results to stdout. Without --out the run gets a new folder under runs/.
+    Progress goes to stderr, results to stdout. Without --out the run gets a new folder under runs/. Started by
+    torchrun, several processes share each batch: torchrun --nproc-per-node 2 -m robustdistill train
     """
     given = {k: v for k, v in context.params.items() if v is not None and v not in ([], ())}
     from robustdistill.cli import drive, dryrun
@@ -63,13 +64,13 @@ def train(
         _only_resume(given)
         drive.resume(resume, bool(json_))
         return
-    specs = _specs(given)
+    specs = processes.together(lambda: _specs(given))
     if print_spec:
         print(specs[0].to_toml(), end="")
     elif dry_run:
-        dryrun.show(specs, _folders(specs, out), as_json=bool(json_))
+        processes.together(lambda: dryrun.show(specs, _folders(specs, out), as_json=bool(json_)))
     else:
-        drive.train(specs, _folders(specs, out), bool(json_))
+        drive.train(specs, processes.together(lambda: _folders(specs, out)), bool(json_))
 
 
 def _only_resume(given: Mapping[str, Any]) -> None:

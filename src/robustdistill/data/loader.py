@@ -5,7 +5,7 @@ depend neither on the batch size nor on the device nor on the step that training
 the device come through a window, batch by batch, and are the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +108,7 @@ class Loader:
 
     Every sample comes once an epoch and the last batch may be smaller; `extra` images take the place of some.
     `limit_batches` ends each epoch early. If it is not resident, a batch is made before the next one's picks are drawn.
+    Where several processes share a batch of n, `part(n)` are the rows that this one makes of it.
     """
 
     def __init__(
@@ -122,14 +123,15 @@ class Loader:
         limit_batches: int | None = None,
         extra: Extra | None = None,
         resident: bool = True,
+        part: Callable[[int], slice] = lambda n: slice(n),
     ) -> None:
         self.batch_size, self.augment, self.seed, self.device, self.dtype = batch_size, augment, seed, device, dtype
-        self._extra, self._size = extra, sum(map(len, parts))
+        self._extra, self._size, self._part = extra, sum(map(len, parts)), part
         every = [*parts, extra.split] if extra else parts
-        images = [part.images for part in every]
-        self._labels = torch.cat([part.labels for part in every]).to(device)
+        images = [each.images for each in every]
+        self._labels = torch.cat([each.labels for each in every]).to(device)
         self._window = None if resident else Window(images, batch_size, torch.device(device))
-        self._images = _joined([part.to(device) for part in images]) if resident else torch.empty(0)
+        self._images = _joined([i.to(device) for i in images]) if resident else torch.empty(0)
         steps = -(-self._size // batch_size)
         self._steps = steps if limit_batches is None else min(steps, limit_batches)
 
@@ -145,12 +147,12 @@ class Loader:
         parts, there = (torch.split(t, self.batch_size, dim=1) for t in (table, table.to(self.device)))
         for i in range(start, len(self)):
             if self._window:
-                self._window.fill(parts[i][0])
+                self._window.fill(parts[i][0, self._part(parts[i].shape[1])])
             yield there[i]
 
     def batch(self, picks: Tensor) -> Batch:
         """The augmented batch that `picks` `[4, B]` asks for. Reads the device alone, so that it can be captured."""
-        ids, dy, dx, flip = picks.unbind()
+        ids, dy, dx, flip = picks[:, self._part(picks.shape[1])].unbind()
         images = self._window.images[: len(ids)] if self._window else self._images[ids]
         return Batch(scaled(crop_flip(images, dy, dx, flip, self.augment.pad), self.dtype), self._labels[ids], ids)
 

@@ -39,6 +39,8 @@ def device(asked: Asked) -> Finding:
         if chosen.type == "cuda":
             free, total = torch.cuda.mem_get_info(chosen)
             told = f"{chosen}: {device_name(chosen)}, {size(free)} of {size(total)} free"
+            if (n := torch.cuda.device_count()) > 1:
+                told += f"; torchrun --nproc-per-node {n} uses all {n} GPUs of this machine"
             return ok("device", told) if free >= LITTLE else note("device", told, "see with nvidia-smi who uses it")
         told = f"cpu: {device_name(chosen)}"
         why = _no_cuda() if asked.device == "auto" else ""

@@ -16,6 +16,7 @@ from robustdistill.engine.step import MinMax, adversary
 from robustdistill.errors import PluginError
 from robustdistill.logits import Clock, Forward, Logits, Networks
 from robustdistill.types import Objective
+from robustdistill.world import alone
 
 META = torch.device("meta")
 
@@ -55,6 +56,13 @@ def dry_step(
     asked for is there; given ones are copied. PluginError for a loss that is not one per example; else raises
     whatever the method raises.
     """
+    with alone():
+        return _dry(game, student, shape, classes, teachers)
+
+
+def _dry(
+    game: MinMax, student: nn.Module, shape: tuple[int, ...], classes: int, teachers: Mapping[str, nn.Module] | None
+) -> Reads:
     game.units.to(META)
     student = copy.deepcopy(student).to(META)
     counts: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from robustdistill.errors import UserError
+from robustdistill.world import current
 
 # Measured on a CPU with AMX: bf16 halves the time of a forward and backward from about 9 MFLOP an image on, and
 # changes nothing below 5. Compiling three networks takes minutes, what a GPU computes in about 30 PFLOP's time.
@@ -70,13 +71,22 @@ def choose(mode: str, precision: str, device: torch.device, work: Work) -> tuple
     `eager`; bf16 where the CPU computes in it and the student is not tiny.
     """
     format = _precision(device, work) if precision == "auto" else precision
+    several = current().size > 1  # a recorded step would have to hold every word between the processes
+    if mode == "graph" and several and device.type == "cuda":
+        compiled = work.total >= COMPILE_FLOPS
+        instead = "compile" if compiled else "eager"
+        note = f"mode graph records the steps of one process alone: running {instead}"
+        return Execution(device, instead, format, compiled), (note,)
     if mode == "graph" and device.type != "cuda":
         return Execution(device, "eager", format), ("mode graph records CUDA graphs and needs a GPU: running eager",)
     if mode != "auto":
         return Execution(device, mode, format, compiled=mode != "eager"), ()
     if device.type != "cuda" or work.steps < RECORD_STEPS:
         return Execution(device, "eager", format), ()
-    return Execution(device, "graph", format, compiled=work.total >= COMPILE_FLOPS), ()
+    compiled = work.total >= COMPILE_FLOPS
+    if several:
+        return Execution(device, "compile" if compiled else "eager", format, compiled), ()
+    return Execution(device, "graph", format, compiled), ()
 
 
 def _precision(device: torch.device, work: Work) -> str:
@@ -92,9 +102,19 @@ def cpu_computes_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where it is available, else the CPU. UserError for a device that is not there."""
+    """`auto` is CUDA where it is available, else the CPU. UserError for a device that is not there.
+
+    Of several processes on a machine each has a GPU of its own: `cuda` is the one with its number.
+    """
+    here = current()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" or here.size == 1:
+            return torch.device(name)
+    if here.size > 1 and name.startswith("cuda:"):
+        raise UserError(f"--device {name}: each process takes a GPU of its own; write --device cuda")
+    if here.size > 1 and name == "cuda":
+        name = f"cuda:{here.local}"
     try:
         device = torch.device(name)
     except RuntimeError:

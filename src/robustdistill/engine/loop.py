@@ -4,15 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-import torch
-
 from robustdistill.engine.concerns import concerns
 from robustdistill.engine.job import Job, advance
 from robustdistill.engine.state import State, set_lr
 from robustdistill.engine.terms import term_sizes
 from robustdistill.engine.vigil import Vigil
 from robustdistill.events import Evaluated, Event, Stepped, Trained, Warned
-from robustdistill.logits import Clock, Logits
+from robustdistill.logits import Clock
+from robustdistill.world import current
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,16 @@ def train(job: Job, state: State, due: Callable[[], bool] = lambda: False) -> It
     `Evaluated` after those that are judged.
 
     When `Evaluated` is yielded the state is that of the finished epoch, ready to be saved; so it is at a `Rest`, which
-    comes as soon as `due()` says so, asked after every step. Raises `Diverged` when a loss or a gradient is not finite.
+    comes as soon as `due()` says so, asked after every step. Raises `Diverged` when a loss or a gradient is not finite,
+    `ProcessesApart` when the processes of a run are not equal at the end of an epoch.
     """
+    current().refuse_unequal(state.named(), "at the start")
     vigil = Vigil(job, state)
     while state.epoch < job.epochs:
         began, lr = time.perf_counter(), job.lr(state.epoch)
         if state.step < len(job.steps.batches):
             yield from _epoch(job, state, vigil, lr, due)
+            current().refuse_unequal(state.named(), f"after epoch {state.epoch + 1}")
         if due():
             yield Rest()
         judged = (state.epoch + 1) % job.judge.every == 0 or state.epoch + 1 == job.epochs
@@ -78,9 +80,9 @@ def _term_sizes(job: Job, state: State) -> tuple[dict[str, float], dict[str, flo
     if not job.terms:
         return {}, {}
     steps, epoch = job.steps, state.epoch
-    first = steps.batches.batch(next(iter(steps.batches.picks(epoch))))
-    z = Logits(first.x, first.y, job.networks, clock=Clock.at(epoch, job.span, first.x.device))
-    generator = torch.Generator(first.x.device).manual_seed(steps.seed("start", epoch, 0))
+    picks = next(iter(steps.batches.picks(epoch)))
+    clock = Clock.at(epoch, job.span, picks.device)
+    _, z, generator = steps.beside(picks, epoch, 0, job.networks, clock)
     with steps.seeded(epoch, 0):
         return term_sizes(steps.game, state.student, z, generator)
 

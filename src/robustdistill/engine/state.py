@@ -86,6 +86,11 @@ class State:
         counters += [t for t in averaged if not t.is_floating_point()]
         return [*self.weights_and_momenta(), *counters, *(b.detach() for b in self.units.buffers())]
 
+    def named(self) -> dict[str, torch.Tensor]:
+        """The same by name: what has to be equal in all processes of a run."""
+        known = {t.data_ptr(): name for name, t in self.student.state_dict().items()}
+        return {known.get(t.data_ptr(), f"state {i}"): t for i, t in enumerate(self.tensors())}
+
     def weights(self) -> dict[str, Weights]:
         """The weights a checkpoint holds, by file."""
         files = {"student": self.student.state_dict()}

@@ -13,6 +13,7 @@ from robustdistill.errors import UserError
 from robustdistill.logits import Logits
 from robustdistill.modes import attacked
 from robustdistill.types import Closure, Modifier, Objective, descend
+from robustdistill.world import current
 
 BoundAttack = Callable[[Logits, Objective, Generator | None], Tensor]
 Update = Callable[[nn.Module, Closure, torch.optim.Optimizer], Tensor]
@@ -85,7 +86,8 @@ def step(
 ) -> Tensor:
     """One step on the batch of `z`. Returns the outer loss, a scalar on the device; never synchronises.
 
-    An update may evaluate the loss several times; the units' own state moves as by its last evaluation alone.
+    An update may evaluate the loss several times; the units' own state moves as by its last evaluation alone. Where
+    several processes share the batch, the loss is that of all of it, and buffers come out equal: as their mean.
     """
     x_adv = adversary(game, student, z, generator)
     state = [(buffer, buffer.clone()) for buffer in game.units.buffers()]
@@ -93,10 +95,12 @@ def step(
     def closure() -> Tensor:
         for buffer, before in state:
             buffer.copy_(before)
-        return game.outer(z.update(x_adv)).mean()
+        return z.mean(game.outer(z.update(x_adv)))
 
     student.train()
-    return game.update(student, closure, optimizer)
+    loss = game.update(student, closure, optimizer)
+    current().average_([b for b in (*student.buffers(), *game.units.buffers()) if b.is_floating_point()])
+    return loss
 
 
 def adversary(game: MinMax, student: nn.Module, z: Logits, generator: Generator | None) -> Tensor:

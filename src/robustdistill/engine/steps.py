@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from robustdistill.engine.batches import Batches
+from robustdistill.engine.batches import Batch, Batches
 from robustdistill.engine.forwards import Compiler
 from robustdistill.engine.recording import Recorder, Recording, changes, marks
 from robustdistill.engine.step import MinMax, step
-from robustdistill.logits import Clock, Logits, Networks
+from robustdistill.errors import ProcessesApart
+from robustdistill.logits import Clock, Logits, Networks, Reductions
+from robustdistill.world import current
 
 WARM_STEPS = 3  # a step of every kind has run before one is recorded: kernels chosen, optimiser state allocated
 
@@ -21,7 +23,8 @@ class Steps:
     """Takes the steps of a run. `recorder` is there in mode graph only, and gone when recording has failed.
 
     `seed(what, epoch, step)` is the seed of one place in the run, `seeded(epoch, step)` a context in which torch's
-    global generators start there too. A batch that is not full is never recorded. `notes` are sentences for the
+    global generators start there too. Several processes have the draws of `common` in common, and each its own of
+    `start`; one alone has `start`. A batch that is not full is never recorded. `notes` are sentences for the
     user on what is done otherwise than asked.
     """
 
@@ -36,6 +39,7 @@ class Steps:
     seed: Callable[[str, int, int], int]
     seeded: Callable[[int, int], AbstractContextManager[None]]
     recorder: Recorder | None = None
+    common: Generator | None = None
     notes: list[str] = field(default_factory=list)
     _taken: int = 0
     _recording: Recording | None = None
@@ -50,7 +54,7 @@ class Steps:
 
     def take(self, picks: Tensor, epoch: int, i: int) -> Tensor:
         """Step `i` of `epoch`, on the batch of `picks`. Returns the outer loss, a scalar on the device."""
-        self.start.manual_seed(self.seed("start", epoch, i))
+        self._reseed(self.start, self.common, epoch, i)
         with self.seeded(epoch, i):
             if picks.shape[-1] != self.batches.batch_size:
                 return self._plain(picks)
@@ -61,10 +65,24 @@ class Steps:
             self._taken += 1
             return self._tried(picks, epoch, i)
 
-    def _plain(self, picks: Tensor) -> Tensor:
+    def beside(
+        self, picks: Tensor, epoch: int, i: int, networks: Networks, clock: Clock
+    ) -> tuple[Batch, Logits, Generator]:
+        """Step `i` of `epoch` as it begins, made beside the run: its batch, seen by `networks`, and its noise."""
+        start, common = Generator(picks.device), Generator(picks.device) if self.common else None
+        self._reseed(start, common, epoch, i)
         batch = self.batches.batch(picks)
-        z = Logits(batch.x, batch.y, self.networks, clock=self.clock)
+        return batch, _logits(batch, picks.shape[-1], networks, clock, common), start
+
+    def _plain(self, picks: Tensor) -> Tensor:
+        z = _logits(self.batches.batch(picks), picks.shape[-1], self.networks, self.clock, self.common)
         return step(self.game, self.student, z, self.optimizer, self.start)
+
+    def _reseed(self, start: Generator, common: Generator | None, epoch: int, i: int) -> None:
+        own = f"start of process {current().rank}" if common else "start"
+        start.manual_seed(self.seed(own, epoch, i))
+        if common:
+            common.manual_seed(self.seed("start", epoch, i))
 
     # ---- compiled ---------------------------------------------------------------------------------------
     def _tried(self, picks: Tensor, epoch: int, i: int) -> Tensor:
@@ -74,13 +92,13 @@ class Steps:
         with _restorable(self.student, self.game.units) as restore:
             try:
                 return self._warm(picks)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, ProcessesApart):
                 raise
             except Exception as error:  # if it is not the compiler's, the plain networks raise it again
                 why = _first_line(error)
                 restore()
         self.compiler.enabled = False
-        self.start.manual_seed(self.seed("start", epoch, i))
+        self._reseed(self.start, self.common, epoch, i)
         loss = self._warm(picks)
         self.notes.append(f"the networks cannot be compiled and run as they are: {why}")
         return loss
@@ -127,6 +145,13 @@ class Steps:
 
     def _marks(self) -> dict[str, object]:
         return marks(self.student, self.game.units)
+
+
+def _logits(batch: Batch, n: int, networks: Networks, clock: Clock, common: Generator | None) -> Logits:
+    """`batch`, this process' part of the `n` images of a step; `common` is there if others have the rest."""
+    here = current()
+    over_all = Reductions(here.mean, here.min, here.total, lambda draw, _, __: draw(n, common)[here.part(n)])
+    return Logits(batch.x, batch.y, networks, clock=clock, reductions=over_all if common else None)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from torch import Generator, Tensor, nn
 from robustdistill.engine.step import MinMax, adversary
 from robustdistill.logits import Logits
 from robustdistill.modes import untouched
+from robustdistill.types import gradients
 
 
 def term_sizes(
@@ -22,13 +23,13 @@ def term_sizes(
         learning = z.update(x_adv)
         game.outer(learning)
         weights = [p for p in student.parameters() if p.requires_grad]
-        values = {name: float(term.detach().mean()) for name, term in learning.terms.items()}
-        norms = {name: float(_norm(term.mean(), weights)) for name, term in learning.terms.items()}
+        means = {name: z.mean(term) for name, term in learning.terms.items()}
+        values = {name: float(mean.detach()) for name, mean in means.items()}
+        norms = {name: float(_norm(mean, weights)) for name, mean in means.items()}
     first = next(iter(norms.values()), 0.0)
     return values, {name: norm / first if first else 0.0 for name, norm in norms.items()}
 
 
 def _norm(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-    norms = [torch.linalg.vector_norm(g) for g in grads if g is not None]
+    norms = [torch.linalg.vector_norm(g) for g in gradients(value, weights, retain_graph=True)]
     return torch.stack([value.new_zeros(()), *norms]).square().sum().sqrt()

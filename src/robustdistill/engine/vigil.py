@@ -17,6 +17,7 @@ from robustdistill.engine.job import Job, advance
 from robustdistill.engine.state import State
 from robustdistill.errors import Diverged
 from robustdistill.events import Warned
+from robustdistill.world import current
 
 
 class Vigil:
@@ -48,7 +49,8 @@ class Vigil:
     def _sound(self) -> bool:
         facts = [loss.double() for loss in self._state.tally.pending]
         facts += [n.double() for n in torch._foreach_norm(self._watched, ord=math.inf)]
-        return not facts or bool(torch.stack(facts).isfinite().all())
+        sound = not facts or bool(torch.stack(facts).isfinite().all())
+        return not current().any(not sound)
 
     def _again(self) -> Iterator[Warned]:
         state, until, found = self._state, self._state.step, False

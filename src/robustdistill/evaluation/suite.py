@@ -18,6 +18,7 @@ from robustdistill.evaluation.verdict import Verdict
 from robustdistill.logits import Forward, Logits, Networks
 from robustdistill.modes import attacked
 from robustdistill.types import Attack, Objective, Progress, Stage, Watch
+from robustdistill.world import current
 
 MakeGenerator = Callable[[str, int], torch.Generator]
 """(attack name, index of the batch's first example) -> the randomness of that batch."""
@@ -46,7 +47,7 @@ def judge(
     sees `batch_size` images at a time, which draw their noise together; the network at most `at_once` of them, fewer
     when memory runs out, which changes no verdict. `forward` stands in for the network where speed matters more than
     the last digits: selection, never a reported verdict. What `keep` holds is not computed again; `watch` hears of
-    each batch.
+    each batch. Several processes, which must all call it, share the batches and come to the verdict of one.
     Raises UserError for images, labels or logits that cannot be judged, PluginError for an attack that
     leaves the ball.
     """
@@ -82,12 +83,20 @@ Judged = tuple[Tensor, tuple[str, ...], tuple[Stage, ...]]
 
 
 def _by_batches(job: _Job, generator: MakeGenerator, batch_size: int, at_once: int, watch: Watch | None) -> Judged:
-    parts, starts = [], range(0, len(job.x), batch_size)
-    for start in starts:
-        part, at_once = fitted(functools.partial(_kept, job, slice(start, start + batch_size), generator), at_once)
-        parts.append(part)
-        if watch:
-            watch(Progress(job.name, len(parts), len(starts), sum(int(p["right"].sum()) for p in parts)))
+    here, all_starts = current(), range(0, len(job.x), batch_size)
+    starts = all_starts[here.rank :: here.size]
+
+    def own() -> dict[int, Tensors]:
+        size, parts = at_once, {}
+        for start in starts:
+            rows = slice(start, start + batch_size)
+            parts[start], size = fitted(functools.partial(_kept, job, rows, generator), size)
+            if watch:
+                watch(Progress(job.name, len(parts), len(starts), sum(int(p["right"].sum()) for p in parts.values())))
+        return parts
+
+    found = {start: part for some in here.gather(own) for start, part in some.items()}
+    parts = [found[start] for start in all_starts]
     alarms = tuple(dict.fromkeys(sentence for part in parts for sentence in read(part["alarms"])))
     return torch.cat([part["right"] for part in parts]), alarms, ()
 
@@ -116,11 +125,15 @@ def _at_once(job: _Job, at_once: int, watch: Watch | None) -> Judged:
     images, labels = _on_device(job.network, job.x, job.y)
     common = {"eps": job.eps, "keep": job.keep, "watch": watch}
     run = functools.partial(job.attack.ensemble, job.forward, images, labels, **common, **job.attack.params)
-    with _heard() as alarms:
-        outcome, at_once = fitted(lambda size: run(at_once=size), at_once)
-        with torch.no_grad():
-            right = _right(job, in_parts(job.forward, at_once), images, outcome.x_adv, labels)
-    return right, (*outcome.notes, *alarms), outcome.stages
+
+    def own() -> Judged:
+        with _heard() as alarms:
+            outcome, size = fitted(lambda size: run(at_once=size), at_once)
+            with torch.no_grad():
+                right = _right(job, in_parts(job.forward, size), images, outcome.x_adv, labels)
+        return right, (*outcome.notes, *alarms), outcome.stages
+
+    return current().gather(own)[0]  # an ensemble need not share its work, nor come to the same twice
 
 
 def _followed(run: Callable[[], Tensor]) -> Tensor:

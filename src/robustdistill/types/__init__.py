@@ -3,7 +3,7 @@
 from robustdistill.types.attacks import Attack, AttackFn, Ensemble, Outcome, Progress, Stage, Watch
 from robustdistill.types.data import Augment, Dataset, DatasetAt, OnDisk, Split, Splits
 from robustdistill.types.methods import Method, Recipe, Variant
-from robustdistill.types.modifiers import Closure, Modifier, descend
+from robustdistill.types.modifiers import Closure, Modifier, descend, gradients
 from robustdistill.types.networks import Model, Teacher, Weights
 from robustdistill.types.objectives import Objective
 
@@ -31,4 +31,5 @@ __all__ = [
     "Watch",
     "Weights",
     "descend",
+    "gradients",
 ]

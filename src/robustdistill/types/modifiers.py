@@ -1,11 +1,12 @@
 """What a modifier is, and the plain outer step that it may replace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robustdistill.types.objectives import Objective
+from robustdistill.world import current
 
 
 class Modifier(nn.Module):
@@ -37,3 +38,15 @@ def descend(student: nn.Module, closure: Closure, optimizer: torch.optim.Optimiz
     torch.autograd.backward(loss)
     optimizer.step()
     return loss.detach()
+
+
+def gradients(loss: Tensor, weights: Sequence[Tensor], *, retain_graph: bool = False) -> list[Tensor]:
+    """The gradient of the batch's mean loss, what a closure returns, to each of `weights`; zeros where there is none.
+
+    Under several processes it is that of the global batch, as torch.autograd.grad's is not. What is left in `.grad`
+    needs no such care: it becomes the global gradient as the optimiser steps.
+    """
+    found = torch.autograd.grad(loss, list(weights), retain_graph=retain_graph, allow_unused=True)
+    grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+    current().average_(grads)
+    return grads

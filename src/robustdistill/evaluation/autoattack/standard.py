@@ -14,6 +14,7 @@ from robustdistill.evaluation.autoattack.wave import Found, Wave, in_chunks, rig
 from robustdistill.evaluation.keep import Keep
 from robustdistill.logits import Forward
 from robustdistill.types import Outcome, Progress, Stage, Watch
+from robustdistill.world import current
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def autoattack(
     another batch size. An image counts as broken if a fresh forward says so after its unit and once more at the end.
 
     With `keep`, units that were finished before are not run again; `fingerprint` names model and data (see
-    `keep.fingerprint`) where it holds those of several. `watch` hears of each unit once it is kept. Raises UserError
-    for what cannot be judged.
+    `keep.fingerprint`) where it holds those of several. `watch` hears of each unit once it is kept. Several
+    processes share the units of each attack. Raises UserError for what cannot be judged.
     """
     x, y = flags.checked(forward, x, y, eps, physical_batch)
     job = _Job(forward, x, y, eps, seed, logical_batch, physical_batch, fingerprint, keep)
@@ -78,7 +79,7 @@ def autoattack(
         notes += flags.of_model(forward, x[:physical_batch], y[:physical_batch])
         for part in (CLEAN, *attacks):
             began, units, denied = time.perf_counter(), job.units(standing), 0
-            for done, (ids, unit) in enumerate(_results(job, part, units), 1):
+            for done, (ids, unit) in enumerate(_results_of_all(job, part, units), 1):
                 standing[ids[unit["broken"]]], x_adv[ids[unit["broken"]]] = False, unit["images"]
                 denied += int((unit["claimed"] & ~unit["broken"]).sum())
                 if watch:
@@ -112,6 +113,21 @@ class _Job:
 
     def key(self, part: Part, ids: Tensor) -> str:
         return unit_key(part.name, part.params, ids, eps=self.eps, seed=self.seed, fingerprint=self.fingerprint)
+
+
+def _results_of_all(job: _Job, part: Part, units: Sequence[Tensor]) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+    """Those of `_results`, of which several processes find each its own."""
+    here = current()
+    if here.size == 1:
+        yield from _results(job, part, units)
+        return
+
+    def own() -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+        found = _results(job, part, units[here.rank :: here.size])
+        return [(ids.cpu(), {k: v.cpu() for k, v in unit.items()}) for ids, unit in found]
+
+    for some in here.gather(own):
+        yield from ((ids.to(job.x.device), {k: v.to(job.x.device) for k, v in unit.items()}) for ids, unit in some)
 
 
 def _results(job: _Job, part: Part, units: Sequence[Tensor]) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
