@@ -37,11 +37,11 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-faults: $(INSTALLED)
 	ROBUSTDISTILL_FAULTS=50 ROBUSTDISTILL_FUZZ=10000 $(BIN)/python -m pytest -s tests/test_stopping.py \
-		tests/test_faults.py tests/test_hostile.py tests/test_bombs.py tests/test_fuzz.py
+		tests/test_faults.py tests/test_hostile.py tests/test_bombs.py tests/test_fuzz.py tests/test_study_cli.py
 
 digits: $(INSTALLED)
 	PATH=$(BIN):$$PATH sh specs/digits/compare.sh

@@ -23,6 +23,7 @@ from robustdistill.study.items import distinct, items
 from studies import TINY, written
 from test_stopping import FAULTS, equal
 
+pytestmark = pytest.mark.xdist_group("studies")  # one process runs the study that most tests here look at
 COMMAND = [sys.executable, "-m", "robustdistill"]
 
 
@@ -251,6 +252,14 @@ def test_failed_runs_are_reported_and_retried_on_demand(tmp_path: Path) -> None:
     assert "--retry tries them again" in err
     out, _ = told("study", "report", "tiny.toml", "--format", "csv", cwd=tmp_path)
     assert [line.split(",")[:2] for line in out.splitlines()[1:]] == [["sat", "0 of 1"], ["rslad", "0 of 1"]]
+
+
+def test_a_study_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "tiny.toml")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _, err = done("study", "tiny.toml", cwd=tmp_path, code=2)
+    assert "start it without torchrun" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
 
 
 def test_what_names_no_study_is_refused(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from robustdistill.cli import progress, render, signals, study_plan, study_status
+from robustdistill.cli import processes, progress, render, signals, study_plan, study_status
 from robustdistill.cli.drive import quoted
-from robustdistill.errors import RobustDistillError, Stopped
+from robustdistill.errors import RobustDistillError, Stopped, UserError
 from robustdistill.registry import default_registry
 from robustdistill.store.eventlog import now
 from robustdistill.study.cost import cost
@@ -22,6 +22,8 @@ Records = Sequence[dict[str, Any]]
 
 def run(folder: Folder, *, workers: int | None, retry: bool, slurm: str | None, as_json: bool) -> None:
     """Does what is left. Raises `Stopped` when asked to stop, RobustDistillError if runs failed in the end."""
+    if processes.several():
+        raise UserError("a study starts its own workers, one run each: start it without torchrun")
     registry, study = default_registry(), folder.study
     found = distinct(items(study, registry))
     folder.begin()
