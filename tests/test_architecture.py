@@ -79,13 +79,13 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "saving": ("errors events prepare store types world", ""),
     "targets": ("assemble naming registry run spec store stored", "torch"),
     "judging": (
-        "__version__ assemble checks data engine errors evaluation quantities registry store surroundings targets "
-        "types world",
-        "torch safetensors",
+        "__version__ assemble checks engine errors evaluation quantities registry surroundings targets types world",
+        "torch",
     ),
+    "noted": ("data evaluation judging store", "safetensors"),
     "study": (
-        "assemble engine errors events factory hub judging located naming outside quantities registry resolve run spec "
-        "store stored surroundings targets types wording",
+        "assemble engine errors events factory hub judging located naming noted outside quantities registry resolve "
+        "run spec store stored surroundings targets types wording",
         "torch pydantic tomli_w",
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
@@ -100,9 +100,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "cli": (
-        "__version__ architectures bench doctor errors events judging naming targets run prepare assemble resolve "
-        "registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold study "
-        "world",
+        "__version__ architectures bench doctor errors events judging naming noted targets run prepare assemble "
+        "resolve registry plugins spec records store stored report logits types zoo evaluation.worst testing scaffold "
+        "study world",
         "typer submitit",
     ),
     "__main__": ("cli", ""),

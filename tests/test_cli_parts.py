@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustdistill import judging
+from robustdistill import noted
 from robustdistill.cli import comparison, failures, flags, folders, outcomes, progress, render
 from robustdistill.cli.references import References
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
@@ -99,7 +99,7 @@ def finished_run(path: Path, seed: int, best: float, last: float) -> rundir.RunD
 def test_seeds_are_averaged_and_a_repeated_one_is_not(tmp_path: Path) -> None:
     values = {"a": (0, 0.8, 0.4), "b": (1, 0.6, 0.2), "again": (0, 0.8, 0.4)}
     runs = [finished_run(tmp_path / name, *value) for name, value in values.items()]
-    judging.keep(runs[2], [], {"data": "digits", "n": 360, "whole": True, "eps": 0.2})
+    noted.keep(runs[2], [], {"data": "digits", "n": 360, "whole": True, "eps": 0.2})
     groups = outcomes.by_spec([outcomes.outcome(run) for run in runs])
     assert [[o.spec.seed for o in group] for group in groups] == [[0, 1], [0]]
     rows = comparison.rows_of(groups, lambda spec: References())

@@ -1,6 +1,5 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
-import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustdistill import __version__, assemble
 from robustdistill.checks import check_modules, check_size
-from robustdistill.data import cache
 from robustdistill.engine.execution import pick_device
 from robustdistill.engine.work import forward_flops
 from robustdistill.errors import UserError
@@ -27,9 +24,6 @@ from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.quantities import radius_of
 from robustdistill.registry import Registry, default_registry
-from robustdistill.store import rundir, sealed
-from robustdistill.store.atomic import write_atomic
-from robustdistill.store.partial import Partial
 from robustdistill.surroundings import driven
 from robustdistill.targets import Target, find_target
 from robustdistill.types import Attack, Dataset, Split, Watch
@@ -227,34 +221,3 @@ def _images(
     check_labels(labels, len(images))
     x, y = images[:n], labels[:n]
     return (x.clone(), y.clone()) if x.is_inference() else (x, y)  # those of inference_mode take no gradients
-
-
-def parts(case: Case) -> Partial | None:
-    """Where the finished parts of this evaluation wait for its end, in the user's cache; None where that cannot be."""
-    try:
-        folder = cache.folder() / "evaluations" / case.fingerprint()[:32]
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: no home folder
-        return None
-    return Partial(folder)
-
-
-def keep(
-    store: rundir.RunDir, verdicts: Sequence[Verdict], facts: Mapping[str, Any], checks: Checks | None = None
-) -> Path:
-    """Writes `evaluation.json` into a run directory, every verdict example by example, and the images for the eye."""
-    path, shown = store.path / rundir.EVALUATION, store.path / rundir.EXAMPLES
-    more = {}
-    if checks:
-        content = save({name: tensor.contiguous() for name, tensor in checks.examples.items()})
-        write_atomic(shown, content)
-        more = {"examples_sha256": hashlib.sha256(content).hexdigest()}
-    else:
-        shown.unlink(missing_ok=True)  # those of another evaluation
-    sealed.write(path, record(verdicts, facts, checks) | more)
-    return path
-
-
-def record(verdicts: Sequence[Verdict], facts: Mapping[str, Any], checks: Checks | None) -> dict[str, Any]:
-    """An evaluation as JSON values."""
-    return {**facts, **(checks.plain() if checks else {}), "verdicts": [v.plain() for v in verdicts]}

@@ -29,10 +29,7 @@ from robustdistill.types import Split, Teacher
 LOG = logging.getLogger("robustdistill")
 IMAGES = 500
 SHORT = 0.03  # of accuracy, below what is stated: more than another number format or another way to resize explains
-LUCK, DOUBT = (
-    1e-4,
-    1e-2,
-)  # how rarely a teacher as good as stated is stopped, or doubted, by mere bad luck
+LUCK, DOUBT = 1e-4, 1e-2  # how rarely a teacher as good as stated is stopped, or doubted, by mere bad luck
 NEAR = 0.10  # of accuracy: a change that brings a teacher so near to what is stated may be what it lacks
 A_CLASS = 5  # images of each class, on average, from which on an order of classes can be told from luck
 GENERAL = (

@@ -41,7 +41,7 @@ def evaluate(
     An attack that fails is no proof of robustness: read the alarms, and use more than one. The verdicts on a run are
     kept in its folder for `robustdistill compare`. Started by torchrun, several processes share the images.
     """
-    from robustdistill import judging
+    from robustdistill import judging, noted
     from robustdistill.cli import folders, judged, processes
     from robustdistill.registry import default_registry
     from robustdistill.store import manifest, rundir
@@ -58,8 +58,7 @@ def evaluate(
         judging.check_options(n, eps, batch_size, device)
         found = find_target(target, registry, data, data_dir)
         case = judging.case(found, registry, n=n, eps=eps, seed=seed, batch_size=batch_size, device=device)
-        facts = {"target": target, "data": found.data, "n": len(case.y), "whole": n is None, "eps": case.eps}
-        facts |= {"seed": case.seed, "device": device, "batch_size": batch_size}
+        facts = noted.facts(case, target, n=n, device=device)
         # The verdicts on one checkpoint are not those on its run.
         store = found.store if (Path(target) / rundir.SPEC).exists() else None
         return case, chosen, facts, *((store, out) if processes.first() else (None, None))

@@ -37,11 +37,11 @@ def judge(
     as_json: bool,
 ) -> None:
     """All of it: verdicts, checks, what is kept of them, and what is shown."""
-    from robustdistill import judging
+    from robustdistill import noted
     from robustdistill.store.atomic import write_atomic
     from robustdistill.store.plain import dumps
 
-    kept = judging.parts(case)
+    kept = noted.parts(case)
     verdicts = follow(case, attacks, kept, as_json)
     if store and not _kept(store, verdicts, facts, None):  # before the checks, which may be interrupted
         store = None
@@ -49,7 +49,7 @@ def judge(
     if store and checks:
         _kept(store, verdicts, facts, checks)
     if out is not None:
-        write_atomic(out, dumps(judging.record(verdicts, facts, checks)))
+        write_atomic(out, dumps(noted.record(verdicts, facts, checks)))
     if kept and processes.first("LOCAL_RANK"):
         kept.clear()
     if as_json:
@@ -62,11 +62,11 @@ def judge(
 
 def _kept(store: "RunDir", verdicts: "Sequence[Verdict]", facts: Mapping[str, Any], checks: "Checks | None") -> bool:
     """Whether the run's folder takes the verdicts; in someone else's it need not."""
-    from robustdistill import judging
+    from robustdistill import noted
     from robustdistill.store.rundir import UNWRITABLE
 
     try:
-        judging.keep(store, verdicts, facts, checks)
+        noted.keep(store, verdicts, facts, checks)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -43,10 +43,7 @@ def _seconds(folder: Folder, item: Item) -> tuple[float, float]:
         return 0.0, 0.0
     epochs: dict[int, float] = {}
     for event in events:
-        if event.get("event") in (
-            "trained",
-            "evaluated",
-        ):  # of an epoch that was judged both, the latter over all of it
+        if event.get("event") in ("trained", "evaluated"):  # of an epoch that was judged, the second is over all of it
             epochs[event["epoch"]] = event["seconds"]
     wanted = folder.study.judge.attacks
     verdicts: Sequence[Mapping[str, Any]] = folder.judged(item)["verdicts"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustdistill import judging, run
+from robustdistill import judging, noted, run
 from robustdistill.errors import Stopped
 from robustdistill.events import Event
 from robustdistill.registry import Registry
@@ -115,14 +115,13 @@ class Worker:
         case = judging.case(
             found, self.registry, n=ask.n, eps=ask.eps, seed=item.seed, batch_size=ask.batch_size, device=device
         )
-        kept = judging.parts(case)
+        kept = noted.parts(case)
         verdicts = list(case.verdicts(attacks, kept, self._watch))
-        facts = {"target": item.target or store.name, "data": found.data, "n": len(case.y), "whole": ask.n is None}
-        facts |= {"limit": ask.n, "eps": case.eps, "seed": case.seed, "device": device, "batch_size": ask.batch_size}
+        facts = noted.facts(case, item.target or store.name, n=ask.n, device=device)
         if item.spec is None:  # a run has told where it ran when it began
             facts["environment"] = environment(case.device)
         store.path.mkdir(exist_ok=True)
-        judging.keep(store, verdicts, facts)
+        noted.keep(store, verdicts, facts)
         if kept:
             kept.clear()
 
