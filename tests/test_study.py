@@ -93,10 +93,10 @@ def test_what_is_skipped_is_left_out() -> None:
 
 
 def test_a_profile_goes_over_the_study_and_keeps_its_runs_apart() -> None:
-    mini = {"base": {"epochs": 1}, "axes": {"method": ["nature"]}, "about": "small", "judge": {"attacks": ["pgd"]}}
+    mini = {"base": {"epochs": 1}, "axes": {"method": ["nature"]}, "title": "Small", "judge": {"attacks": ["pgd"]}}
     whole = study(profiles={"mini": mini}, plot=None)
     small = profiled(whole, "mini")
-    assert (whole.called, small.called, small.folder, small.about) == ("tiny", "tiny-mini", "tiny-mini", "small")
+    assert (whole.called, small.called, small.folder, small.title) == ("tiny", "tiny-mini", "tiny-mini", "Small")
     (item,) = items(small, REGISTRY)
     assert item.spec is not None
     assert (item.spec.method, item.spec.epochs, item.spec.batch_size) == ("nature", 1, 16)

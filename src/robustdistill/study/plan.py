@@ -58,6 +58,7 @@ class Plot(_Table):
 class Profile(_Table):
     """Another size of the same study: `base` goes over the study's, and each part that is named takes its place."""
 
+    title: str = ""
     about: str = ""
     base: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, tuple[Value, ...]] | None = None
@@ -149,7 +150,7 @@ def profiled(study: Study, name: str) -> Study:
     return study.model_copy(update={**parts, "base": base, "folder": folder, "profile": name, "profiles": {}})
 
 
-PARTS = ("about", "axes", "skip", "judge", "table", "plot")
+PARTS = ("title", "about", "axes", "skip", "judge", "table", "plot")
 
 
 def _check_axes(study: Study, where: str) -> None:
