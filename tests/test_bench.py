@@ -12,7 +12,7 @@ from torch import nn
 
 from games import Tiny, game, teacher
 from robustdistill.bench import timing
-from robustdistill.bench.rows import assembled, measured, setting, with_rates
+from robustdistill.bench.rows import assembled, limit_of, measured, setting, with_rates
 from robustdistill.bench.session import measure
 from robustdistill.engine.dryrun import dry_step
 from robustdistill.engine.work import estimate, forward_flops, step_flops
@@ -189,3 +189,18 @@ def test_saved_measurements_are_shown_again(no_budget: list[str], tmp_path: Path
     command = [sys.executable, str(ROOT / "benchmarks" / "show.py"), str(tmp_path / "speed.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "eager fp32" in done.stdout
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_format_that_is_only_emulated_is_no_limit(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of large matrices in emulated bf16 takes minutes."""
+    monkeypatch.setattr("robustdistill.engine.execution.cpu_computes_bf16", lambda: native)
+    asked: list[torch.dtype] = []
+
+    def rate(device: torch.device, dtype: torch.dtype, budget: float) -> float:
+        asked.append(dtype)
+        return float(len(asked))
+
+    monkeypatch.setattr(timing, "matmul_rate", rate)
+    assert limit_of(torch.device("cpu"), 0.1)[0] == "fp32"
+    assert set(asked) == ({torch.bfloat16, torch.float32} if native else {torch.float32})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustdistill.bench import timing
 from robustdistill.bench.standin import splits_for, teachers_for
+from robustdistill.engine.execution import computes_bf16
 from robustdistill.engine.step import adversary
 from robustdistill.engine.steps import WARM_STEPS, Steps
 from robustdistill.logits import DEFAULT_ROLE, Logits
@@ -169,7 +170,8 @@ def with_rates(rows: list[Row], flops: float, limit: float) -> list[Mapping[str,
 
 def limit_of(device: torch.device, budget: float) -> tuple[str, float]:
     """(format, operations a second) of the format in which the device multiplies matrices fastest."""
-    rates = {name: timing.matmul_rate(device, dtype, budget) for name, dtype in _FORMATS.items()}
+    native = {name: dtype for name, dtype in _FORMATS.items() if name != "bf16" or computes_bf16(device)}
+    rates = {name: timing.matmul_rate(device, dtype, budget) for name, dtype in native.items()}
     best = max(rates, key=lambda name: rates[name])
     return best, rates[best]
 

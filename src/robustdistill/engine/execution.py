@@ -90,13 +90,19 @@ def choose(mode: str, precision: str, device: torch.device, work: Work) -> tuple
 
 
 def _precision(device: torch.device, work: Work) -> str:
+    large = device.type == "cuda" or work.student >= BF16_FLOPS
+    return "bf16" if large and computes_bf16(device) else "fp32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic. Elsewhere torch emulates it, up to a hundred times slower than fp32."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if work.student >= BF16_FLOPS and cpu_computes_bf16() else "fp32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return cpu_computes_bf16()
 
 
 def cpu_computes_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has bf16 arithmetic (AMX or AVX512-bf16). Elsewhere torch emulates it, slowly."""
+    """Whether the CPU has bf16 arithmetic (AMX or AVX512-bf16)."""
     flags = cpuinfo.read_text(errors="replace").split() if cpuinfo.exists() else []
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
