@@ -37,7 +37,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: $(INSTALLED)
 	ROBUSTDISTILL_FAULTS=50 ROBUSTDISTILL_FUZZ=10000 $(BIN)/python -m pytest -s tests/test_stopping.py \

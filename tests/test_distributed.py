@@ -27,7 +27,6 @@ from robustdistill.world import ALONE, World, current, join
 from test_run import same
 from test_stopping import equal
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one process starts those whose reports the tests here read
 Reports = list[dict[str, Any]]
 
 

@@ -23,7 +23,6 @@ from robustdistill.study.items import distinct, items
 from studies import TINY, written
 from test_stopping import FAULTS, equal
 
-pytestmark = pytest.mark.xdist_group("studies")  # one process runs the study that most tests here look at
 COMMAND = [sys.executable, "-m", "robustdistill"]
 
 
