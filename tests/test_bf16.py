@@ -83,10 +83,12 @@ def compare(run: Run, n: int) -> list[tuple[float, float, float]]:
 
 @pytest.mark.parametrize("method", ["sat", "rslad", "mmard"])
 def test_a_step_in_bf16_is_a_step_in_fp32_but_for_rounding(method: str) -> None:
-    # A network this small has few terms for roundings to average out in: 0.99, and `auto` keeps it in fp32.
+    # A network this small has few terms for roundings to average out in: 0.99, and `auto` keeps it in fp32. Where the
+    # CPU has no bf16 and torch emulates it, sums are rounded more often: 0.907 was seen of MMARD, on an EPYC with AVX2.
+    least = 0.93 if computes_bf16(BF16.device) else 0.88
     for cosine, reached, gained in compare(digits(method), 3):
         assert cosine >= 0.99
-        assert min(reached, gained) >= 0.93
+        assert min(reached, gained) >= least
 
 
 @pytest.mark.skipif(not computes_bf16(BF16.device), reason="this CPU emulates bf16: auto keeps to fp32 here")
