@@ -1,6 +1,6 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,12 +107,18 @@ class Case:
             return suite.judge(network, self.x, self.y, name, attack, keep=keep, watch=watch, **self._how)
 
     def verdicts(
-        self, attacks: Mapping[str, Attack], keep: Keep | None = None, watch: Watch | None = None
+        self,
+        attacks: Mapping[str, Attack],
+        keep: Keep | None = None,
+        watch: Callable[[str], Watch | None] = lambda _: None,
     ) -> Iterator[Verdict]:
-        """What each attack leaves, and at the end, of several, what all of them leave together (`worst`)."""
+        """What each attack leaves, and at the end, of several, what all of them leave together (`worst`).
+
+        `watch(name)` is asked before an attack begins for what is to hear of its batches.
+        """
         found = []
         for name, attack in attacks.items():
-            found.append(self.verdict(name, attack, keep, watch))
+            found.append(self.verdict(name, attack, keep, watch(name)))
             yield found[-1]
         if len(found) > 1:
             yield worst(found)

@@ -87,19 +87,18 @@ def follow(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None"
 
 
 def _verdicts(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None", as_json: bool) -> "list[Verdict]":
-    from robustdistill.evaluation.verdict import worst
-
     verdicts: list[Verdict] = []
     with render.waiting("") as tell:
-        for name, attack in attacks.items():
-            if attack.passes:
-                _tell_cost(case, name, attack.passes, verdicts)
+
+        def begins(name: str) -> "Watch":
+            if passes := attacks[name].passes:
+                _tell_cost(case, name, passes, verdicts)
             tell(name)
-            verdicts.append(case.verdict(name, attack, kept, _teller(tell, name)))
-            _emit(verdicts[-1], as_json)
-    if len(verdicts) > 1:
-        verdicts.append(worst(verdicts))
-        _emit(verdicts[-1], as_json)
+            return _teller(tell, name)
+
+        for verdict in case.verdicts(attacks, kept, begins):
+            verdicts.append(verdict)
+            _emit(verdict, as_json)
     return verdicts
 
 

@@ -116,7 +116,7 @@ class Worker:
             found, self.registry, n=ask.n, eps=ask.eps, seed=item.seed, batch_size=ask.batch_size, device=device
         )
         kept = noted.parts(case)
-        verdicts = list(case.verdicts(attacks, kept, self._watch))
+        verdicts = list(case.verdicts(attacks, kept, lambda _: self._watch))
         facts = noted.facts(case, item.target or store.name, n=ask.n, device=device)
         if item.spec is None:  # a run has told where it ran when it began
             facts["environment"] = environment(case.device)
