@@ -7,7 +7,7 @@ from typing import Any
 from robustdistill.cli.outcomes import Conditions, Outcome
 from robustdistill.cli.references import References
 from robustdistill.report.numbers import Mean, difference, means, percent, spread
-from robustdistill.report.tables import Table
+from robustdistill.report.tables import Table, highest
 from robustdistill.spec import RunSpec
 from robustdistill.store.plain import plain
 
@@ -101,17 +101,16 @@ def _best(rows: Sequence[Row], names: Sequence[str], digits: int, before: int) -
 
     `before`: the columns before the first attack's.
     """
-    found: set[tuple[int, int]] = set()
-    for j, name in enumerate(names):
-        rivals: dict[object, list[tuple[float, int]]] = {}
-        for i, row in enumerate(rows):
-            if name in row.values:
-                value = round(100 * row.values[name].mean, digits)
-                rivals.setdefault((row.which, row.conditions, _over(name, row)), []).append((value, i))
-        for several in rivals.values():
-            top = max(several)[0]
-            found |= {(i, before + j) for value, i in several if value == top and len(several) > 1}
-    return frozenset(found)
+    return highest(
+        (
+            (name, row.which, row.conditions, _over(name, row)),
+            round(100 * row.values[name].mean, digits),
+            (i, before + j),
+        )
+        for j, name in enumerate(names)
+        for i, row in enumerate(rows)
+        if name in row.values
+    )
 
 
 def _over(name: str, row: Row) -> frozenset[str]:

@@ -9,7 +9,7 @@ from robustdistill.cli import publishing, render, study_status
 from robustdistill.cli.study_found import Found, found
 from robustdistill.errors import UserError
 from robustdistill.report.numbers import Mean, percent, radius, spread
-from robustdistill.report.tables import Table, comma_separated, latex, markdown
+from robustdistill.report.tables import Table, comma_separated, highest, latex, markdown
 from robustdistill.store.atomic import write_atomic
 from robustdistill.study.folder import Folder
 
@@ -104,16 +104,12 @@ def _bold(
     rows: Sequence[Mapping[tuple[str, ...], Found]], columns: Sequence[Column], before: int
 ) -> frozenset[tuple[int, int]]:
     """The highest of each of our own columns, as written, among those of the same images and radius."""
-    best: set[tuple[int, int]] = set()
-    for j, (where, attack, paper) in enumerate(columns):
-        rivals: dict[str, list[tuple[float, int]]] = {}
-        for i, row in enumerate(rows):
-            one = row.get(where)
-            if not paper and one is not None and attack in one.best:
-                rivals.setdefault(str(sorted(one.facts.items())), []).append((round(100 * one.best[attack].mean, 2), i))
-        for several in rivals.values():
-            best |= {(i, before + j) for value, i in several if value == max(several)[0] and len(several) > 1}
-    return frozenset(best)
+    return highest(
+        ((j, str(sorted(one.facts.items()))), round(100 * one.best[attack].mean, 2), (i, before + j))
+        for j, (where, attack, paper) in enumerate(columns)
+        for i, row in enumerate(rows)
+        if not paper and (one := row.get(where)) is not None and attack in one.best
+    )
 
 
 # ---- what to read with it -----------------------------------------------------------------------------------

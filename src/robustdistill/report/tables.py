@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 
@@ -17,6 +17,15 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     bold: frozenset[tuple[int, int]] = frozenset()
+
+
+def highest(cells: Iterable[tuple[Hashable, float, tuple[int, int]]]) -> frozenset[tuple[int, int]]:
+    """The places of the highest values: of cells (rivalry, value, place) among two or more of one rivalry."""
+    rivals: dict[Hashable, list[tuple[float, tuple[int, int]]]] = {}
+    for rivalry, value, place in cells:
+        rivals.setdefault(rivalry, []).append((value, place))
+    tops = [(max(value for value, _ in several), several) for several in rivals.values() if len(several) > 1]
+    return frozenset(place for top, several in tops for value, place in several if value == top)
 
 
 def markdown(table: Table) -> str:
