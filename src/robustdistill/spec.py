@@ -184,13 +184,13 @@ class RunSpec(_Table):
         """
         left_out: dict[str, Any] = dict.fromkeys(("device", "mode", "save_minutes", "deterministic"), True)
         left_out["data"] = {"dir"}
+        if not self.sync_bn:  # this and the next: specs from before there were these keys keep their name
+            left_out["sync_bn"] = True
+        if self.schedule.epochs is None:
+            left_out["schedule"] = {"epochs"}
         plain = self.model_dump(mode="json", exclude=left_out)
-        if not plain["sync_bn"]:
-            del plain["sync_bn"]  # runs from before it could be asked for keep their name
         if extra := plain["data"].pop("extra"):
             plain["data"]["extra"] = extra | {"file": Path(extra["file"]).name}
-        if self.schedule.epochs is None:  # as in specs from before there was this key
-            del plain["schedule"]["epochs"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -31,10 +31,11 @@ def run(folder: Folder, *, workers: int | None, retry: bool, slurm: str | None, 
         for item in found:
             folder.forgive(item)
     looker = study_status.Looker(folder, found)
-    left = [item for item, r in zip(found, looker.records(), strict=True) if r["state"] != study_status.DONE]
+    records = looker.records()
+    left = [item for item, r in zip(found, records, strict=True) if r["state"] != study_status.DONE]
     gpus = visible_gpus(left)
     price = study_plan.sentence(cost(left, study.judge, registry), pace(folder, found, registry), gpu=bool(gpus))
-    print(f"{study.called}: {study_status.summary(looker.records())} in {folder.path}\nleft: {price}", file=sys.stderr)
+    print(f"{study.called}: {study_status.summary(records)} in {folder.path}\nleft: {price}", file=sys.stderr)
     since, many = now(), workers or max(1, len(gpus))
     if slurm is not None:
         from robustdistill.cli.slurm import submit

@@ -99,7 +99,9 @@ def step(
 
     student.train()
     loss = game.update(student, closure, optimizer)
-    current().average_([b for b in (*student.buffers(), *game.units.buffers()) if b.is_floating_point()])
+    here = current()
+    if here.size > 1:
+        here.average_([b for b in (*student.buffers(), *game.units.buffers()) if b.is_floating_point()])
     return loss
 
 

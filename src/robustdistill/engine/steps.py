@@ -149,9 +149,11 @@ class Steps:
 
 def _logits(batch: Batch, n: int, networks: Networks, clock: Clock, common: Generator | None) -> Logits:
     """`batch`, this process' part of the `n` images of a step; `common` is there if others have the rest."""
+    if common is None:
+        return Logits(batch.x, batch.y, networks, clock=clock)
     here = current()
     over_all = Reductions(here.mean, here.min, here.total, lambda draw, _, __: draw(n, common)[here.part(n)])
-    return Logits(batch.x, batch.y, networks, clock=clock, reductions=over_all if common else None)
+    return Logits(batch.x, batch.y, networks, clock=clock, reductions=over_all)
 
 
 @contextmanager
