@@ -1,8 +1,10 @@
 """The built-in data sets and what each owns of a run: radius, augmentation, default student and teacher."""
 
 import functools
+from typing import Any
 
 from robustdistill.data import lying, origins, own, sources
+from robustdistill.data.origins import Origin
 from robustdistill.hookspecs import hookimpl
 from robustdistill.types import Augment, Dataset, DatasetAt
 
@@ -21,19 +23,22 @@ DIGITS = Dataset(
     licence="CC BY 4.0 (Alpaydin & Kaynak 1998, doi 10.24432/C50P49)",
 )
 
-CIFAR10 = Dataset(
+
+def _photographs(origin: Origin, **own: Any) -> Dataset:
+    """Colour images that are downloaded once, or lie in a folder of the user's; the papers' radius and student."""
+    look = functools.partial(lying.look, origin)
+    common: dict[str, Any] = {"channels": 3, "eps": "8/255", "student": "rn-18", "needs_dir": True, "look": look}
+    return Dataset(**common, megabytes=origin.megabytes, **own)
+
+
+CIFAR10 = _photographs(
+    origins.CIFAR10,
     load=sources.cifar10,
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    channels=3,
     size=32,
-    eps="8/255",
     augment=Augment(pad=4, flip=True),
-    student="rn-18",
     teacher="wrn-34-10",
-    needs_dir=True,
     downloads=(48_000, 2_000, 10_000),
-    megabytes=origins.CIFAR10.megabytes,
-    look=functools.partial(lying.look, origins.CIFAR10),
     summary="60,000 photographs of 32x32 pixels, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
 )
@@ -48,53 +53,38 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 willow_tree wolf woman worm
 """
 
-CIFAR100 = Dataset(
+CIFAR100 = _photographs(
+    origins.CIFAR100,
     load=sources.cifar100,
     classes=tuple(FINE_CLASSES.split()),
-    channels=3,
     size=32,
-    eps="8/255",
     augment=Augment(pad=4, flip=True),
-    student="rn-18",
     teacher="wrn-70-16-swish",
-    needs_dir=True,
     downloads=(48_000, 2_000, 10_000),
-    megabytes=origins.CIFAR100.megabytes,
-    look=functools.partial(lying.look, origins.CIFAR100),
     summary="CIFAR-10's sibling of 100 classes, 60,000 photographs, downloaded once or from a folder of yours",
     licence="none stated by its authors (Krizhevsky 2009)",
 )
 
-SVHN = Dataset(
+SVHN = _photographs(
+    origins.SVHN,
     load=sources.svhn,
     classes=tuple(str(digit) for digit in range(10)),
-    channels=3,
     size=32,
-    eps="8/255",
     augment=Augment(pad=4),  # a digit that is flipped is none
-    student="rn-18",
     teacher="",
-    needs_dir=True,
     downloads=(70_332, 2_925, 26_032),
-    megabytes=origins.SVHN.megabytes,
-    look=functools.partial(lying.look, origins.SVHN),
     summary="99,289 digits of house numbers of 32x32 pixels, downloaded once or from a folder of yours",
     licence="for non-commercial use only (Netzer et al. 2011)",
 )
 
-TINY_IMAGENET = Dataset(
+TINY_IMAGENET = _photographs(
+    origins.TINY_IMAGENET,
     load=sources.tiny_imagenet,
     classes=tuple(map(str, range(200))),
-    channels=3,
     size=64,
-    eps="8/255",
     augment=Augment(pad=4, flip=True),
-    student="rn-18",
     teacher="",
-    needs_dir=True,
     downloads=(96_000, 4_000, 10_000),
-    megabytes=origins.TINY_IMAGENET.megabytes,
-    look=functools.partial(lying.look, origins.TINY_IMAGENET),
     summary="110,000 photographs of 200 classes, 64x64 pixels, downloaded once or from a folder of yours",
     licence="none stated (Le & Yang 2015); the images are ImageNet's",
 )
