@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustdistill.report.numbers import percent, radius
+from robustdistill.report.numbers import Mean, radius, spread
 from robustdistill.report.tables import Table, markdown
 
 HERE = Path(__file__).parent
@@ -61,6 +61,5 @@ def cell(record: Mapping[str, Any], key: str) -> str:
 
 def accuracy(value: float, std: float | None, how: str) -> str:
     """A fraction in %, with its standard deviation; `how`: digits behind the point, or + for a difference."""
-    digits = int(how.strip("+") or 2)
     sign = "+" if "+" in how and value > 0 else ""
-    return sign + percent(value, digits) + ("" if std is None else f" ± {percent(std, digits)}")
+    return sign + spread(Mean(value, std, 1), int(how.strip("+") or 2))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustdistill.report.numbers import radius
+from robustdistill.report.numbers import megabytes, radius
 from robustdistill.report.tables import Table
 
 if TYPE_CHECKING:
@@ -75,5 +75,5 @@ def _row(r: Mapping[str, Any]) -> tuple[str, ...]:
         f"{r['classes']:,}",
         *counts,
         r["eps"] if isinstance(r["eps"], str) else radius(r["eps"]),
-        f"{size / 1e6:.{0 if size > 1e7 else 2}f}" if size else "-",
+        megabytes(size, 2) if size else "-",
     )

@@ -10,7 +10,8 @@ from robustdistill.errors import Stopped
 from robustdistill.events import Event
 from robustdistill.registry import default_registry
 from robustdistill.store.eventlog import now
-from robustdistill.study.folder import PLANS, Folder
+from robustdistill.study.crew import WORKERS
+from robustdistill.study.folder import LOGS, PLANS, Folder
 from robustdistill.study.items import Item, distinct, items
 from robustdistill.study.plan import load_study
 from robustdistill.study.work import Worker
@@ -29,7 +30,7 @@ def work(path: Path, called: str, since: str, parent: int) -> None:
             since,
             explain,
             lost,
-            log=f"logs/workers.log, process {os.getpid()}",
+            log=f"{LOGS}/{WORKERS}, process {os.getpid()}",
             tell=_Teller(),
             stop=lambda: asked() or (parent != 0 and os.getppid() != parent),
         )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustdistill.report.numbers import percent, radius
+from robustdistill.report.numbers import megabytes, percent, radius
 from robustdistill.report.tables import Table
 
 if TYPE_CHECKING:
@@ -70,5 +70,5 @@ def _row(r: Mapping[str, Any]) -> tuple[str, ...]:
         percent(r["clean"]),
         percent(r["robust"].get("aa")),
         radius(r["eps"]),
-        f"{r['size'] / 1e6:.{0 if r['size'] > 1e7 else 1}f}" if r["size"] else guess,
+        megabytes(r["size"]) if r["size"] else guess,
     )

@@ -34,6 +34,11 @@ def radius(eps: float | None) -> str:
     return f"{steps}/255" if 0 < steps <= 32 and abs(255 * eps - steps) < 1e-9 else f"{eps:.4g}"
 
 
+def megabytes(size: int, digits: int = 1) -> str:
+    """Bytes as MB; those of more than ten without digits behind the point."""
+    return f"{size / 1e6:.{0 if size > 1e7 else digits}f}"
+
+
 def difference(points: float | None, digits: int = 2) -> str:
     """A difference of two fractions in points: 0.0123 as "+1.23"."""
     return "-" if points is None else f"{100 * points:+.{digits}f}"
