@@ -9,6 +9,8 @@ import hashlib
 import os
 import re
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from robustdistill.store.process import alive
@@ -40,17 +42,39 @@ def write_new(path: Path, content: bytes) -> None:
     try:
         prepared.write_bytes(content)
         sync(prepared)
-        try:
-            os.link(prepared, path)  # unlike a rename this never replaces anything
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-            os.rename(prepared, path)
+        _give_name(prepared, path)
     finally:
         prepared.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def _give_name(prepared: Path, path: Path) -> None:
+    """`prepared` is `path` too from now on, or instead. FileExistsError if something is there."""
+    try:
+        os.link(prepared, path)  # unlike a rename this never replaces anything
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(prepared, path)
+
+
+def take_away(path: Path, text: str) -> bool:
+    """Removes the file `path` if it says `text`, or is gone already. Of two that try, one must not remove what a third
+    has put in its place since: then it is put back, and the answer is False.
+    """
+    aside = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}-{os.getpid()}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return True
+    same = aside.read_text(encoding="utf-8", errors="replace") == text
+    if not same:
+        with suppress(FileExistsError):  # somebody was faster still: who has lost it must find that out
+            _give_name(aside, path)
+    aside.unlink(missing_ok=True)
+    return same
 
 
 def publish(prepared: Path, target: Path) -> None:

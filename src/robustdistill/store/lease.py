@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from robustdistill.outside import from_json
+from robustdistill.store.atomic import take_away
 from robustdistill.store.eventlog import now
 from robustdistill.store.plain import dumps
 from robustdistill.store.process import alive, birth
@@ -97,7 +98,7 @@ class Watcher:
         """The lease at `path`, new or taken over from somebody dead; None while somebody else holds it."""
         before = None
         if (mark := _mark(path)) is not None:
-            if not self._dead(path, mark) or not _put_aside(path, mark[0]):
+            if not self._dead(path, mark) or not take_away(path, mark[0]):
                 return None
             before = Holder.of(mark[0])
         text = dumps({**vars(Holder(machine(), os.getpid(), birth(os.getpid()), now())), "token": uuid.uuid4().hex})
@@ -139,21 +140,6 @@ def _created(path: Path, text: str) -> bool:
         file.flush()
         os.fsync(file.fileno())
     return True
-
-
-def _put_aside(path: Path, text: str) -> bool:
-    """Removes a dead lease. Of two that try, one must not remove the other's new lease."""
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return True
-    dead = _text(aside) == text
-    if not dead:
-        with suppress(FileExistsError):  # a third one was faster: the holder of this one notices, and stops
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-    return dead
 
 
 def _mark(path: Path) -> Mark | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from robustdistill.errors import UserError
 from robustdistill.outside import from_json
-from robustdistill.store.atomic import partial, write_new
+from robustdistill.store.atomic import take_away, write_new
 from robustdistill.store.eventlog import now
 from robustdistill.store.plain import dumps
 from robustdistill.store.process import alive, birth
@@ -72,18 +72,13 @@ def _created(path: Path, text: str) -> bool:
 
 
 def _remove_dead(path: Path) -> None:
-    """Remove a dead process's lock, or raise. Of two that try, one must not remove the other's new lock."""
+    """Remove a dead process's lock, or raise."""
     try:
         text = _text(path)
         _refuse_living(path, text)
-        aside = partial(path)
-        os.rename(path, aside)
     except FileNotFoundError:
         return  # given back, or taken over, a moment ago
-    if _text(aside) == text:
-        aside.unlink()
-    else:
-        os.rename(aside, path)
+    take_away(path, text)
 
 
 def _text(path: Path) -> str:
