@@ -21,7 +21,7 @@ class Tiny(nn.Module):
 
     def __init__(self, seed: int = 0, width: int = 4) -> None:
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.conv = nn.Conv2d(1, width, 3, padding=1, stride=2)
             self.bn = nn.BatchNorm2d(width)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from games import Tiny, images
 from robustdistill.errors import UserError
-from robustdistill.evaluation.autoattack import apgd, losses, square, units, wave
+from robustdistill.evaluation.autoattack import apgd, fab, losses, square, units, wave
 from robustdistill.evaluation.autoattack.cost import estimate
 from robustdistill.evaluation.autoattack.projection import to_hyperplane
 from robustdistill.evaluation.autoattack.standard import STANDARD, Part, autoattack
@@ -111,6 +111,26 @@ def test_float64_runs_and_stays() -> None:
     outcome = run(net, x, y)
     assert outcome.x_adv.dtype == torch.float64
     assert 0 < int(outcome.correct.sum()) < 24
+
+
+def test_an_image_that_several_targets_break_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows written to one place are a race on a GPU: x' could be a mixture of both."""
+    net, x, y = game()
+    writes, write = list[Tensor](), Tensor.__setitem__
+
+    def noted(self: Tensor, at: Any, value: Any) -> None:
+        if self.dim() == 4:
+            writes.append(at)
+        write(self, at, value)
+
+    monkeypatch.setattr(Tensor, "__setitem__", noted)
+    hits = list[int]()
+    one_of_each = fab._one_of_each
+    monkeypatch.setattr(fab, "_one_of_each", lambda *a: (hits.append(int(a[1].sum())), one_of_each(*a))[1])
+    broken, x_adv = fab.fab_t(wave.Wave(net, x, y, 0.25, (len(x),)), steps=8)
+    assert all(len(at.unique()) == len(at) for at in writes)
+    assert sum(map(len, writes)) < sum(hits)  # some images were hit more than once
+    assert not wave.right(net(x_adv[broken]), y[broken]).any()
 
 
 # ---- what comes back ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import robustdistill as rd
 from games import Tiny, images, teacher
-from robustdistill import assemble
+from robustdistill import arithmetic, assemble
 from robustdistill.cli import main
 from robustdistill.data.loader import draw
 from robustdistill.errors import UserError
@@ -165,6 +165,7 @@ def test_several_seeds_are_the_single_runs(tmp_path: Path, monkeypatch: pytest.M
         assert weights(Path(together)) == weights(Path(alone))
 
 
+@pytest.mark.slow
 def test_a_terminal_changes_nothing_of_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "robustdistill", "train", "--method", "sat", "--epochs", "1", "--steps", "1"]
     command += ["--batch-size", "16"]
@@ -405,3 +406,52 @@ def test_a_module_that_the_caller_made_in_float64_trains_as_one_in_float32() -> 
         return told(rd.train(layer(epochs=1), student=student, teacher=teacher()))
 
     assert trained(Tiny().double()) == trained(Tiny().double().float())
+
+
+# ---- float32 ----------------------------------------------------------------------------------------------
+SHORTER: dict[str, Callable[[], None]] = {
+    "TF32 everywhere": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "TF32 in convolutions, the old way": lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+    "TF32 in products, the old way": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "TF32 in products": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "bf16 in products": lambda: torch.set_float32_matmul_precision("medium"),
+    "full convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+}
+PRECISIONS = """
+import torch
+from test_determinism import SHORTER, judged_and_trained, precisions
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        seen.append(precisions())
+        return super().forward(x.flatten(1))
+
+for way, ask in SHORTER.items():
+    seen = []
+    torch.backends.fp32_precision = "none"
+    ask()
+    before = precisions()
+    judged_and_trained(Net(64, 10))
+    assert seen and all(found == ["ieee"] * 6 for found in seen), (way, seen)
+    assert precisions() == before, (way, before, precisions())
+"""
+
+
+def precisions() -> list[str]:
+    """The format of each kind of operation on float32 that a network may use."""
+    return [kind.fp32_precision for kind in arithmetic._kinds()]
+
+
+def judged_and_trained(network: nn.Module) -> None:
+    """Verdicts in public, and a run by deterministic kernels, whose student is `network` both times."""
+    x, y = images(8)
+    list(rd.evaluate(network, x, y, attacks=["fgsm"], eps=0.1))
+    spec = layer(deterministic=True, method="nature", limit_batches=1, epochs=1)
+    list(rd.train(spec, student=network))
+
+
+def test_what_is_reported_is_computed_in_float32_whatever_shorter_formats_are_allowed() -> None:
+    """In a process of its own: what is mixed of torch's two ways to say so stays mixed."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", PRECISIONS], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

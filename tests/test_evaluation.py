@@ -177,6 +177,19 @@ def test_two_names_of_one_attack_leave_the_same_images() -> None:
     assert torch.equal(one.correct, two.correct)
 
 
+def test_a_network_without_parameters_is_judged_where_its_buffers_are() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("classes", torch.arange(10))
+            self.register_buffer("weight", torch.linspace(-1, 1, 640, dtype=torch.float64).view(64, 10).sin())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ self.weight
+
+    assert len(judged(Frozen()).correct) == 20
+
+
 def test_half_precision_models_are_attacked_in_full_precision() -> None:
     verdicts = list(rd.evaluate(Tiny().bfloat16(), data="digits", attacks=["pgd"], n=20))
     assert verdicts[1].accuracy <= verdicts[0].accuracy
@@ -228,6 +241,7 @@ def test_cifar_weights_are_recognised_and_judged(shared: Path) -> None:
     assert found["fgsm"] < found["clean"]
 
 
+@pytest.mark.slow
 def test_the_undefended_control_falls(shared: Path) -> None:
     """pyautoattack's wheel carries a ResNet-18 of natural training: an attack that leaves it standing does not work."""
     spec = find_spec("pyautoattack")

@@ -11,6 +11,7 @@ import torch
 
 import robustdistill as rd
 from robustdistill.data.loader import Batch, Extra, Loader
+from robustdistill.data.window import Window
 from robustdistill.errors import Stopped, UserError
 from robustdistill.events import Finished
 from robustdistill.registry import default_registry
@@ -158,3 +159,26 @@ def test_more_images_of_another_kind(tmp_path: Path, spec: dict[str, Any], image
     np.savez(tmp_path / "more.npz", image=image, label=label)
     with pytest.raises(UserError, match=words):
         list(rd.train(spec))
+
+
+class Sent:
+    """An event: on which stream it was recorded."""
+
+    def __init__(self) -> None:
+        self.streams: list[str] = []
+
+    def synchronize(self) -> None:
+        pass
+
+    def record(self, stream: str) -> None:
+        self.streams.append(stream)
+
+
+def test_a_buffer_waits_for_the_stream_of_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for that of the current device, which another GPU may be."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    window = Window([OWN.images], 16, torch.device("cpu"))
+    window._sent = [sent := Sent()]  # type: ignore[list-item]
+    window.fill(torch.arange(16))
+    assert torch.equal(window.images, OWN.images[:16])
+    assert sent.streams == ["stream of cpu"]

@@ -1,6 +1,8 @@
 """A replayed step does what the readable one does, for every pair; and what a replay would freeze is found."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from games import game
-from robustdistill.engine.recording import changes, marks
+from robustdistill.engine import tape
+from robustdistill.engine.recording import CudaGraphs, changes, marks
 from robustdistill.engine.step import MinMax, min_max
 from robustdistill.engine.steps import WARM_STEPS
 from robustdistill.engine.tape import Tapes
@@ -255,3 +258,57 @@ def test_marks_see_values_and_memory_and_not_contents() -> None:
     unit.stage = "second"  # type: ignore[assignment]
     unit.weight = unit.weight.clone()
     assert sorted(changes(before, marks(unit))) == ["Counting.stage", "Counting.weight"]
+
+
+# ---- CUDA graphs ------------------------------------------------------------------------------------------
+METHODS = [{"method": name} for name in default_registry().names("method")]
+DYNAMIC = {"method": "mtard", "outer": {"name": "mtard", "dynamic": True}}
+
+
+@pytest.mark.parametrize("layer", [*METHODS, {"method": "mtard@official"}, DYNAMIC], ids=str)
+def test_no_number_is_brought_from_the_host(layer: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor made of Python's numbers is a copy to the GPU, for which the host waits and which nothing can record."""
+    monkeypatch.setattr(tape, "ASKS_THE_HOST", tape.ASKS_THE_HOST | {"aten::lift_fresh"})
+    assert differs(layer, n=4, epochs=(0,)) <= TOLERANCE
+
+
+class Cuda:
+    """What a recording uses of torch.cuda: streams by name, and graphs whose end fails once something in them has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stream, self.ended = "outside", 0
+        for name in ("graph", "device", "current_stream", "set_stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: "side")
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+        monkeypatch.setattr(torch, "zeros", lambda n, device: None)  # there is no such device here
+
+    def device(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def current_stream(self, device: torch.device) -> str:
+        return self.stream
+
+    def set_stream(self, stream: str) -> None:
+        self.stream = stream
+
+    @contextmanager
+    def graph(self, graph: Any, stream: str) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        except Exception:
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+        self.stream, self.ended = before, self.ended + 1
+
+
+def test_a_recording_that_fails_says_why_and_leaves_cuda_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+
+    def asks() -> Tensor:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaGraphs(torch.device("cuda:1")).record(asks, [])
+    assert cuda.stream == "outside"
+    assert cuda.ended == 1  # another recording has ended well, which frees the device's own generator

@@ -38,7 +38,8 @@ def natural_target(z: Logits) -> Tensor:
 
 def input_gradient(z: Logits) -> Tensor:
     """grad_x T_y(x), example by example, of the shape of x: examples do not meet in a teacher in eval mode."""
-    at_true_class = _forward(z).gather(1, z.y[:, None]).sum()
+    logits = _forward(z)
+    at_true_class = logits.masked_fill(~true_class(logits, z.y), 0).sum()
     (slope,) = torch.autograd.grad(at_true_class, _images(z))
     return slope
 

@@ -54,12 +54,17 @@ def kl_factor(scale: KLScale, logits: Tensor) -> float:
 
 def prob(logits: Tensor, y: Tensor) -> Tensor:
     """Probability of the true class, softmax(logits)_y. Args as `ce`. Returns `[B]` in [0, 1]."""
-    return F.softmax(full_precision(logits), dim=-1).gather(-1, y[:, None])[:, 0]
+    return _at_true_class(F.softmax(full_precision(logits), dim=-1), true_class(logits, y))
 
 
 def true_class(logits: Tensor, y: Tensor) -> Tensor:
     """Boolean mask `[B, C]`, true at each example's label. (`F.one_hot` would ask a CPU for the largest label.)"""
     return y[:, None] == torch.arange(logits.shape[-1], device=y.device)
+
+
+def _at_true_class(v: Tensor, mask: Tensor) -> Tensor:
+    """`v` `[B, C]` where `mask` is true, `[B]`. (A `gather` has no deterministic gradient that can be recorded.)"""
+    return v.masked_fill(~mask, 0).sum(dim=-1)
 
 
 def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
@@ -71,8 +76,7 @@ def margin(logits: Tensor, y: Tensor, kappa: float = 50.0) -> Tensor:
     z = full_precision(logits)
     mask = true_class(z, y)
     wrong = z.masked_fill(mask, -torch.inf).amax(dim=-1)
-    right = z.gather(-1, y[:, None])[:, 0]
-    return -(right - wrong + kappa).clamp(min=0)
+    return -(_at_true_class(z, mask) - wrong + kappa).clamp(min=0)
 
 
 def angle(natural: Tensor, adversarial: Tensor, y: Tensor, space: Space = "prob") -> Tensor:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from robustdistill.arithmetic import true_float32
 from robustdistill.errors import UserError
 
 T = TypeVar("T")
@@ -42,14 +43,11 @@ def in_order(deterministic: bool = False) -> Iterator[None]:
 @contextmanager
 def _deterministic() -> Iterator[None]:
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    matmul = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.use_deterministic_algorithms(True)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with true_float32():
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
 
 

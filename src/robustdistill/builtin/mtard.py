@@ -57,8 +57,8 @@ class MTARD(nn.Module):
         natural, adversarial = torch.where(self.first == 0, 1, now / self.first)
         total = natural + adversarial
         share = torch.where(total == 0, self.weight, natural / total)
-        drops = sum((z.epoch >= m).to(now) for m in self.milestones)
-        rate = self.eta * 0.1 ** torch.as_tensor(drops, device=now.device)
+        drops = sum(((z.epoch >= m).to(now) for m in self.milestones), now.new_zeros(()))
+        rate = self.eta * 0.1**drops
         self.weight.sub_(rate * (self.weight - share))
 
     def _offset(self, target: Tensor) -> Tensor:

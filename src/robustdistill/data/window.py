@@ -1,6 +1,7 @@
 """Images that stay in main memory or on disk: those of a batch are brought to the device as the batch is drawn."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 
 import torch
@@ -36,7 +37,8 @@ class Window:
         self._cuda = device.type == "cuda"
         self.images = torch.empty(shape, dtype=torch.uint8, device=device)
         n = BUFFERS if self._cuda else 1
-        self._staged = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(n)]
+        with torch.cuda.device(device) if self._cuda else nullcontext():  # pinning starts CUDA on the current one
+            self._staged = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(n)]
         self._sent = [torch.cuda.Event() for _ in range(n)] if self._cuda else []  # type: ignore[no-untyped-call]
         self._next = 0
 
@@ -48,5 +50,5 @@ class Window:
         staged = gather(self._sources, ids, self._staged[turn][:n])
         self.images[:n].copy_(staged, non_blocking=True)
         if self._sent:
-            self._sent[turn].record()
+            self._sent[turn].record(torch.cuda.current_stream(self.images.device))
         self._next += 1

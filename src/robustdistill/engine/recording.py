@@ -6,7 +6,7 @@ the generators, and the state of every module.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,21 +44,52 @@ class CudaGraphs:
         """The stream that recording uses: what autograd and libraries set up there is ready when it begins."""
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            yield
-        outside.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            outside.wait_stream(self._stream)
 
     def record(self, function: Callable[[], Tensor], generators: Sequence[Generator]) -> Recording:
         """`generators`: those that the function draws from, besides the device's own. They may be reseeded between
         replays, which then draw what the function would.
         """
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
-            out = function()
+        graph, raised = torch.cuda.CUDAGraph(), list[Exception]()
+        with torch.cuda.device(self._device), self._recovered():
+            for generator in generators:
+                graph.register_generator_state(generator)
+            try:
+                with torch.cuda.graph(graph, stream=self._stream), _noted(raised):
+                    out = function()
+            except Exception as error:
+                raise (raised or [error])[0] from None  # not that ending the recording failed too
         graph.replay()
         return Recording(out, graph.replay)
+
+    @contextmanager
+    def _recovered(self) -> Iterator[None]:
+        """A recording that fails leaves its stream as the current one, and torch < 2.13 takes the device's own
+        generator for one that is still being recorded, until another recording ends well.
+        """
+        outside = torch.cuda.current_stream(self._device)
+        try:
+            yield
+        except Exception:
+            try:
+                with suppress(Exception), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+                    torch.zeros(1, device=self._device)
+            finally:
+                torch.cuda.set_stream(outside)
+            raise
+
+
+@contextmanager
+def _noted(raised: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raised.append(error)
+        raise
 
 
 def marks(*modules: nn.Module) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from robustdistill.arithmetic import true_float32
 from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.checks import check_images, check_labels, check_logits
 from robustdistill.evaluation.fitting import fitted, in_parts
@@ -54,7 +56,7 @@ def judge(
     check_images(x)
     check_labels(y, len(x))
     began, job = time.perf_counter(), _Job(network, forward or plain_forward(network), x, y, name, attack, eps, keep)
-    with attacked(network), nullcontext() if forward else _exact():
+    with attacked(network), nullcontext() if forward else true_float32():
         if attack.ensemble:
             right, alarms, stages = _at_once(job, at_once, watch)
         else:
@@ -187,7 +189,9 @@ def _check_ball(name: str, x: Tensor, x_adv: Tensor, eps: float) -> None:
 
 
 def _home(network: nn.Module) -> Tensor:
-    return next(network.parameters(), torch.empty(0))
+    """A tensor where the network is and in its number format, if it has one."""
+    kept = chain(network.parameters(), (b for b in network.buffers() if b.is_floating_point()))
+    return next(kept, torch.empty(0))
 
 
 def _on_device(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,10 +199,3 @@ def _on_device(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     dtype = torch.float64 if home.dtype == torch.float64 else torch.float32  # half precision would leave the ball
     moved = x.to(home.device, dtype)
     return moved / 255 if x.dtype == torch.uint8 else moved, y.to(home.device)
-
-
-@contextmanager
-def _exact() -> Iterator[None]:
-    """Convolutions in true float32, by deterministic kernels: what is reported must not depend on TF32."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield

@@ -53,11 +53,19 @@ def _pairs(wave: Wave, image: Tensor, target: Tensor, steps: int, broken: Tensor
         for _ in stretch:
             s = step(s)
         broken[s.image[s.hit]] = True
-        x_adv[s.image[s.hit]] = s.hit_x[s.hit]
+        rows = _one_of_each(s.image, s.hit, len(broken))
+        x_adv[s.image[rows]] = s.hit_x[rows]
         stands = (~broken[s.image]).nonzero()[:, 0]
         if len(stands) == 0:
             return
         s = _State._make(t[stands] for t in s)
+
+
+def _one_of_each(image: Tensor, hit: Tensor, images: int) -> Tensor:
+    """The last row with a hit of each image that has one: of two written to one place a GPU may leave a mixture."""
+    rows = hit.nonzero()[:, 0]
+    last = rows.new_full((images,), -1).scatter_reduce(0, image[rows], rows, "amax")
+    return last[last >= 0]
 
 
 def _step(forward: Forward, eps: float, s: _State) -> _State:
