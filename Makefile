@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-faults lint types unit digits minis modes gpu teachers golden docs clean
+.PHONY: help demo test test-slow test-faults lint types unit digits minis modes gpu teachers golden docs clean
 
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
-	@echo "make test      install, lint, type-check and run the test suite"
+	@echo "make test      install, lint, type-check and run the tests that take seconds (under 10 minutes on two cores)"
+	@echo "make test-slow the tests that take longer: whole commands, environments, processes that are killed (10 minutes)"
 	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (13 minutes)"
 	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (estimated: an hour)"
 	@echo "make minis     the paper's tables on the digits, two runs at a time (an hour or two), into results/"
@@ -37,7 +38,10 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-faults: $(INSTALLED)
 	ROBUSTDISTILL_FAULTS=50 ROBUSTDISTILL_FUZZ=10000 $(BIN)/python -m pytest -s tests/test_stopping.py \

@@ -165,6 +165,7 @@ def rd(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(no_budget: list[str]) -> None:
     done = rd("bench", *no_budget, "--rows", "eager:fp32")
     assert done.returncode == 0, done.stderr

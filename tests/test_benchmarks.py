@@ -46,6 +46,7 @@ def test_every_reading_of_the_ablation_is_a_spec_and_has_its_own_folder(tmp_path
     assert {cell.against for cell in cells.values()} <= set(cells)
 
 
+@pytest.mark.slow
 def test_the_ablation_trains_judges_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "ablation.py"), str(tmp_path / "out"), "--seeds", "0"]
     small = ["--epochs", "1", "--set", "limit_batches=1", "--set", "attack.steps=1", "--set", "select.n=8"]

@@ -81,6 +81,7 @@ def compare(run: Run, n: int) -> list[tuple[float, float, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sat", "rslad", "mmard"])
 def test_a_step_in_bf16_is_a_step_in_fp32_but_for_rounding(method: str) -> None:
     # A network this small has few terms for roundings to average out in: 0.99, and `auto` keeps it in fp32. Where the

@@ -11,6 +11,7 @@ from robustdistill.engine.forwards import Compiler
 from runs import distance, run_of, steps_of, train
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_the_plain_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("compiling for a CPU needs a C++ compiler and there is none")

@@ -80,6 +80,7 @@ def driven(out: Path, n: int | None = None) -> tuple[int | None, int]:
     return child.exitcode, 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_operation_on_a_file_ends_as_one_that_was_not(tmp_path: Path) -> None:
     code, operations = driven(tmp_path / "whole")
     assert code == 0
@@ -130,6 +131,7 @@ def code_of(done: subprocess.CompletedProcess[str], step: str) -> int:
     return next(int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(step + " "))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on(tmp_path: Path) -> None:
     disk = disk_beside_a_spec(tmp_path)
     script = f"""
@@ -152,6 +154,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on(tmp_path:
     equal(whole(tmp_path / "whole", SMALL), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_each_command_says_so_or_works(tmp_path: Path) -> None:
     disk = disk_beside_a_spec(tmp_path)
     script = f"""

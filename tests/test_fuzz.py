@@ -284,6 +284,7 @@ def test_records(home: Path, name: str, changes: list[tuple[str, float, bytes]])
             assert name in str(error)  # noqa: PT017
 
 
+@pytest.mark.slow
 @fuzz("sealed records")
 @given(st.sampled_from(RECORDS[1:5]), paths, values, st.integers(0, 19))
 def test_records_that_were_sealed_anew(home: Path, name: str, path: list[int], new: Any, draw: int) -> None:

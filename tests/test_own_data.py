@@ -397,6 +397,7 @@ def test_a_run_on_folders_from_the_command_line(tmp_path: Path, monkeypatch: pyt
     assert (missing.code, "reads the teacher 'robust'" in missing.err) == (2, True), missing.err
 
 
+@pytest.mark.slow
 def test_images_of_224_pixels_with_a_students_of_somebodys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "d", {"a": 12, "b": 12}, size=230)
     (tmp_path / "own_student.py").write_text(

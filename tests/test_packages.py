@@ -112,11 +112,13 @@ def test_there_is_one_for_each_name() -> None:
     assert [f.name.removeprefix("robustdistill-") for f in FOLDERS] == sorted(PROVIDED)
 
 
+@pytest.mark.slow
 def test_their_own_tests_pass(environment: Environment) -> None:
     answer(environment, f"pytest -p no:cacheprovider {shlex.quote(str(ROOT / 'plugins'))}", ROOT)
 
 
 # ---- the command line -------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_in_an_environment_of_their_own_they_are_listed_and_train(environment: Environment, tmp_path: Path) -> None:
     found = {p["name"]: p for p in records(environment, "robustdistill plugins list --json", tmp_path)}
     assert {name: found[name]["state"] for name in PROVIDED} == dict.fromkeys(PROVIDED, "works")
@@ -126,6 +128,7 @@ def test_in_an_environment_of_their_own_they_are_listed_and_train(environment: E
     assert json.loads((tmp_path / "run" / "result.json").read_text())["with"] == ["igdm", "fair"]
 
 
+@pytest.mark.slow
 def test_they_keep_their_contracts(packages: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("plugins", "check", "--json")
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

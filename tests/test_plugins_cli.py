@@ -177,6 +177,7 @@ def test_a_built_in_plugin_is_checked_by_its_short_name() -> None:
 
 
 # ---- the built-ins ------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["autoattack", "modifiers", "teachers"])
 def test_without_a_built_in_what_does_not_need_it_works(gone: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = tuple(p for p in plugins.DEFAULT_PLUGINS if p != f"robustdistill.builtin.{gone}")

@@ -297,6 +297,7 @@ def test_a_teacher_as_good_as_stated_is_as_rarely_stopped_as_is_said(n: int, cle
     assert caught(n, clean, clean, vetting.DOUBT) < vetting.DOUBT
 
 
+@pytest.mark.slow
 def test_worse_teachers_are_caught_as_often_as_is_said() -> None:
     told = " ".join((vetting.falls_short.__doc__ or "").split())
     for luck in (vetting.LUCK, vetting.DOUBT):
@@ -365,6 +366,7 @@ def test_the_accuracy_stated_is_that_of_the_name() -> None:
     assert clean("file.safetensors") is clean("digits-net@file.pt") is None
 
 
+@pytest.mark.slow
 def test_a_cifar_teacher_is_vetted(shared: Path) -> None:
     data = {"name": "cifar10", "dir": str(shared / "data" / "cifar10-jpeg")}
     weights = str(shared / "teachers" / "rn-18.safetensors")

@@ -226,6 +226,7 @@ def drive(out: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_points_ends_as_one_that_was_not(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["robustdistill.run", "test_stopping"])

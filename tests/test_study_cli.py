@@ -186,6 +186,7 @@ def test_a_dry_run_writes_nothing_and_says_what_it_costs(tmp_path: Path) -> None
     assert json.loads(out)["training_flops"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_anywhere_it_ends_as_if_it_never_was(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     """Workers and the command itself are killed at random points; each time the same command goes on."""
@@ -222,6 +223,7 @@ def verdicts(one: Folder, item: Any) -> dict[str, str]:
     return {v["attack"]: v["correct"] for v in one.judged(item)["verdicts"]}
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_every_run_and_says_how_to_go_on(tmp_path: Path) -> None:
     base = TINY["base"] | {"epochs": 200}
     written(tmp_path / "tiny.toml", axes={"method": ["sat"], "seed": [0]}, base=base)
@@ -268,6 +270,7 @@ def test_what_names_no_study_is_refused(tmp_path: Path) -> None:
     assert "there is no format 'pdf'" in err
 
 
+@pytest.mark.slow
 def test_workers_are_submitted_to_a_cluster(tmp_path: Path) -> None:
     """submitit's local executor stands in for SLURM: jobs are processes of this machine."""
     pytest.importorskip("submitit")

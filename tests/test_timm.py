@@ -127,6 +127,7 @@ def test_a_normalisation_for_other_channels_is_refused() -> None:
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("student", [{"name": "timm:test_resnet", "stem": "cifar"}, {"name": "resnet-8"}])
 def test_a_run_is_saved_resumed_and_loaded(student: dict[str, Any], tmp_path: Path) -> None:
     spec = SMALL | {"method": "rslad", "student": student | {"normalisation": "half"}}
@@ -185,6 +186,7 @@ def test_a_student_learns_from_large_images(name: str, large: Registry, tmp_path
     assert network(photographs(2).images / 255).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_trains_a_student_of_timm_from_the_command_line(here: Path) -> None:
     """224 pixels, a folder a class: `train` by its flags alone, `eval` of what it left."""
     for i, (image, label) in enumerate(zip(*vars(photographs(24)).values(), strict=True)):
@@ -204,6 +206,7 @@ def test_a_folder_of_photographs_trains_a_student_of_timm_from_the_command_line(
     assert rd.load("run")(photographs(2).images / 255).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_compiled_students_of_timm_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole graphs: nothing in such a network falls back to Python. (Code is generated in tests/test_compile.py.)"""
     real: Any = torch.compile
