@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -190,33 +191,46 @@ def test_a_dry_run_writes_nothing_and_says_what_it_costs(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_anywhere_it_ends_as_if_it_never_was(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     """Workers and the command itself are killed at random points; each time the same command goes on."""
-    written(tmp_path / "tiny.toml")
-    times, chance = max(2, min(FAULTS, 10)), random.Random(0)
-    for _ in range(times):
-        process = started("study", "tiny.toml", "--workers", "2", cwd=tmp_path)
-        mine = [process.pid]
-        kill_one_at_a_random_point(process, mine, chance)
-        process.kill()
-        process.communicate()
-        assert gone(mine), "workers end when their command has"
-    _, err = done("study", "tiny.toml", "--workers", "2", cwd=tmp_path)
-    one, two = at(tmp_path), at(whole[0])
-    for item in distinct(items(one.study, default_registry())):
-        equal(one.run(item).path, two.run(item).path)
-        assert verdicts(one, item) == verdicts(two, item)
-    assert not list((tmp_path / "runs/tiny").glob("*.lease"))
-    assert not list((tmp_path / "runs/tiny").glob("*.failed.json")), err
+    times, kills, chance, began = max(2, min(FAULTS, 10)), 0, random.Random(0), time.monotonic()
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        written(folder / "tiny.toml")
+        while kills < times and killed_at_a_random_point(folder, chance):
+            kills += 1
+        ends_as(whole[0], folder)
+        if kills == times:
+            break
+    print(f"{kills} kills of a worker at work, {number + 1} studies, {time.monotonic() - began:.0f} s")
 
 
-def kill_one_at_a_random_point(process: subprocess.Popen[str], mine: list[int], chance: random.Random) -> None:
-    until = time.monotonic() + chance.uniform(1, 14)
+def killed_at_a_random_point(folder: Path, chance: random.Random) -> bool:
+    """Whether the study was still at work when one of its processes was killed, and then the command."""
+    process = started("study", "tiny.toml", "--workers", "2", cwd=folder)
+    mine, until = [process.pid], time.monotonic() + chance.uniform(1, 14)
     while process.poll() is None and time.monotonic() < until:
         mine += [pid for pid in children(process.pid) if pid not in mine]
         time.sleep(0.05)
+    at_work = process.poll() is None
     victims = [pid for pid in mine if works(pid)]
     if victims:
         os.kill(chance.choice(victims), signal.SIGKILL)
     mine += [pid for pid in children(process.pid) if pid not in mine]
+    process.kill()
+    process.communicate()
+    assert gone(mine), "workers end when their command has"
+    return at_work
+
+
+def ends_as(whole: Path, folder: Path) -> None:
+    """The study in `folder`, started once more, ends as that in `whole`: every run and verdict, and nothing else."""
+    _, err = done("study", "tiny.toml", "--workers", "2", cwd=folder)
+    one, two = at(folder), at(whole)
+    for item in distinct(items(one.study, default_registry())):
+        equal(one.run(item).path, two.run(item).path)
+        assert verdicts(one, item) == verdicts(two, item)
+    assert not list((folder / "runs/tiny").glob("*.lease"))
+    assert not list((folder / "runs/tiny").glob("*.failed.json")), err
 
 
 def verdicts(one: Folder, item: Any) -> dict[str, str]:
