@@ -28,6 +28,7 @@ from runs import run_of
 
 CASES: dict[str, dict[str, Any]] = {
     "mmard": {"method": "mmard"},
+    "sums": {"method": "mmard", "outer": {"kl_scale": "sum", "reduction": "sum", "alpha": 100}},
     "mtard": {"method": "mtard", "outer": {"dynamic": True}},
     "trades": {"method": "trades"},
     "awp": {"method": "sat", "with": ["awp"]},

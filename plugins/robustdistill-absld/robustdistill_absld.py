@@ -58,8 +58,8 @@ class ABSLD(nn.Module):
 
     def forward(self, z: Logits) -> Tensor:
         """`[B]`; the term of x' is computed before that of x."""
-        adversarial = kl(z.s_adv, self._target(z, 0), scale=self.kl_scale)
-        natural = kl(z.s, self._target(z, 1), scale=self.kl_scale)
+        adversarial = kl(z.s_adv, self._target(z, 0), scale=self.kl_scale, batch=z.batch_size)
+        natural = kl(z.s, self._target(z, 1), scale=self.kl_scale, batch=z.batch_size)
         self._note(z)
         return z.term("kl_adv", self.alpha * adversarial) + z.term("kl_nat", (1 - self.alpha) * natural)
 

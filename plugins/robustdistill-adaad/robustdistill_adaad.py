@@ -22,8 +22,8 @@ def adaad(z: Logits, *, alpha: Fraction = 1.0, kl_scale: KLScale = "batchmean") 
 
     The term of x runs first, as in the published code.
     """
-    natural = z.term("kl_nat", (1 - alpha) * kl(z.s, z.t, scale=kl_scale)) if alpha < 1 else 0.0
-    return natural + z.term("kl_adv", alpha * kl(z.s_adv, z.t_adv, scale=kl_scale))
+    natural = z.term("kl_nat", (1 - alpha) * kl(z.s, z.t, scale=kl_scale, batch=z.batch_size)) if alpha < 1 else 0.0
+    return natural + z.term("kl_adv", alpha * kl(z.s_adv, z.t_adv, scale=kl_scale, batch=z.batch_size))
 
 
 def adaiad(
@@ -44,7 +44,7 @@ def adaiad(
     w = torch.where(z.progress < begin, torch.ones_like(w), w)
     first = w if teacher_weight == "w" else 1.0
     teacher = z.term("teacher", first * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale))
-    return teacher + z.term("self", (1 - w) * kl(z.s_adv, z.s, scale=kl_scale))
+    return teacher + z.term("self", (1 - w) * kl(z.s_adv, z.s, scale=kl_scale, batch=z.batch_size))
 
 
 CITE = "Huang et al., CVPR 2023"

@@ -11,7 +11,7 @@ from robustdistill.losses import KLScale, kl
 
 def blend(z: Logits, *, mix: Annotated[float, Field(ge=0, le=1)] = 0.5, kl_scale: KLScale = "batchmean") -> Tensor:
     """KL(S(x'), mix T(x) + (1 - mix) T(x')), the mixture on logits. No labels."""
-    return kl(z.s_adv, mix * z.t + (1 - mix) * z.t_adv, scale=kl_scale)
+    return kl(z.s_adv, mix * z.t + (1 - mix) * z.t_adv, scale=kl_scale, batch=z.batch_size)
 
 
 @hookimpl

@@ -48,13 +48,15 @@ class Clock:
 class Reductions:
     """Reductions over the global batch, and draws for it; several processes replace these local ones.
 
-    `drawn(draw, n, generator)` are the numbers of the `n` examples that this process has of it.
+    `drawn(draw, n, generator)` are the numbers of the `n` examples that this process has of it, `size(n)` is how many
+    it has in all.
     """
 
     mean: Callable[[Tensor], Tensor] = torch.mean
     min: Callable[[Tensor], Tensor] = torch.min
     total: Callable[[Tensor], Tensor] = lambda v: v
     drawn: Callable[[Draw, int, Generator | None], Tensor] = lambda draw, n, generator: draw(n, generator)
+    size: Callable[[int], int] = lambda n: n
 
 
 class Logits:
@@ -171,6 +173,11 @@ class Logits:
     def total(self, v: Tensor) -> Tensor:
         """`v`, a sum over the examples of this batch, added up over the global one; with one process `v` itself."""
         return self._reductions.total(v)
+
+    @property
+    def batch_size(self) -> int:
+        """How many examples the global batch has; with one process `len(z.y)`."""
+        return self._reductions.size(len(self.y))
 
     def drawn(self, draw: Draw, generator: Generator | None) -> Tensor:
         """`draw(n, generator)` `[B, ...]`: random numbers that do not depend on how many processes share the batch.

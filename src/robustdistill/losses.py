@@ -28,28 +28,31 @@ def ce(logits: Tensor, y: Tensor, tau: float = 1.0) -> Tensor:
     return F.cross_entropy(full_precision(logits) / tau, y, reduction="none")
 
 
-def kl(input: Tensor, target: Tensor, tau: float = 1.0, scale: KLScale = "batchmean") -> Tensor:
+def kl(
+    input: Tensor, target: Tensor, tau: float = 1.0, scale: KLScale = "batchmean", batch: int | None = None
+) -> Tensor:
     """Kullback-Leibler divergence KL(p_target || p_input) with p_v = softmax(v / tau).
 
     The ARD papers write it KL(S, T): the argument order of PyTorch's loss; the teacher is the reference
     distribution. Gradients flow into both arguments unless the caller detaches one. No tau^2 factor.
 
-    Args: input, target `[B, C]` logits; tau > 0; scale: see `kl_factor`. Returns `[B]`, in nats.
+    Args: input, target `[B, C]` logits; tau > 0; scale, batch: see `kl_factor`. Returns `[B]`, in nats.
     """
     log_p = F.log_softmax(full_precision(input) / tau, dim=-1)
     log_q = F.log_softmax(full_precision(target) / tau, dim=-1)
-    return kl_factor(scale, input) * (log_q.exp() * (log_q - log_p)).sum(dim=-1)
+    return kl_factor(scale, input, batch) * (log_q.exp() * (log_q - log_p)).sum(dim=-1)
 
 
-def kl_factor(scale: KLScale, logits: Tensor) -> float:
+def kl_factor(scale: KLScale, logits: Tensor, batch: int | None = None) -> float:
     """What multiplies the textbook per-example KL so that its batch mean follows a code base's habit.
 
     batchmean: 1 (the textbook). element_mean: 1/C (PyTorch's `mean`). rslad: 0.1 for any C (RSLAD's
-    published code on both CIFARs). sum: B. The factor changes results: weight decay, cross-entropy and
+    published code on both CIFARs). sum: `batch`, the examples of the global batch (`z.batch_size`), by default B.
+    The factor changes results: weight decay, cross-entropy and
     TRD do not scale with it.
     """
-    batch, classes = logits.shape
-    return {"batchmean": 1.0, "element_mean": 1.0 / classes, "rslad": 0.1, "sum": float(batch)}[scale]
+    here, classes = logits.shape
+    return {"batchmean": 1.0, "element_mean": 1.0 / classes, "rslad": 0.1, "sum": float(batch or here)}[scale]
 
 
 def prob(logits: Tensor, y: Tensor) -> Tensor:

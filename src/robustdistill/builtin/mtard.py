@@ -42,10 +42,10 @@ class MTARD(nn.Module):
     def forward(self, z: Logits) -> Tensor:
         """`[B]`; the term of x' is computed before that of x."""
         clean, robust = z.by("clean"), z.by("robust")
-        adversarial = kl(z.s_adv, robust.t_adv, scale=self.kl_scale)
-        natural = kl(z.s, clean.t, scale=self.kl_scale)
+        adversarial = kl(z.s_adv, robust.t_adv, scale=self.kl_scale, batch=z.batch_size)
+        natural = kl(z.s, clean.t, scale=self.kl_scale, batch=z.batch_size)
         if self.dynamic:
-            values = natural + self._offset(clean.t), adversarial + self._offset(robust.t_adv)
+            values = natural + self._offset(z, clean.t), adversarial + self._offset(z, robust.t_adv)
             self._balance(z, torch.stack([z.mean(v.detach()) for v in values]).to(self.first))
         weight = self.weight.clone() if self.dynamic else self.alpha  # the buffer may move before the backward pass
         return z.term("kl_adv", (1 - weight) * adversarial) + z.term("kl_nat", weight * natural)
@@ -61,7 +61,7 @@ class MTARD(nn.Module):
         rate = self.eta * 0.1**drops
         self.weight.sub_(rate * (self.weight - share))
 
-    def _offset(self, target: Tensor) -> Tensor:
+    def _offset(self, z: Logits, target: Tensor) -> Tensor:
         p = torch.softmax(full_precision(target), dim=-1)
         more = torch.xlogy(p, p + self.log_offset) - torch.xlogy(p, p)
-        return kl_factor(self.kl_scale, target) * more.sum(dim=-1)
+        return kl_factor(self.kl_scale, target, z.batch_size) * more.sum(dim=-1)

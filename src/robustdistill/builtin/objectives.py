@@ -72,7 +72,7 @@ def trades(z: Logits, *, lam: Weight = 6.0, kl_scale: KLScale = "batchmean", nat
     return weighted(
         z,
         (1, "ce", lambda: ce(z.s, z.y)),
-        (lam, "kl", lambda: kl(z.s_adv, natural(z, natural_forwards), scale=kl_scale)),
+        (lam, "kl", lambda: kl(z.s_adv, natural(z, natural_forwards), scale=kl_scale, batch=z.batch_size)),
     )
 
 
@@ -140,7 +140,7 @@ def iad_ii(
     return weighted(
         z,
         (alpha, "teacher", lambda: w * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale)),
-        (alpha, "self", lambda: (1 - w) * kl(z.s_adv, z.s, scale=kl_scale)),
+        (alpha, "self", lambda: (1 - w) * kl(z.s_adv, z.s, scale=kl_scale, batch=z.batch_size)),
         (alpha_clean, "clean", lambda: tau**2 * kl(z.s_adv, clean.t_adv, tau, kl_scale)),
         (1 - alpha - alpha_clean, "ce", lambda: ce(z.s_adv, z.y)),
     )
@@ -150,8 +150,8 @@ def rslad(z: Logits, *, alpha: Fraction = 5 / 6, kl_scale: KLScale = "rslad") ->
     """alpha KL(S(x'), T(x)) + (1 - alpha) KL(S(x), T(x)): RSLAD (Zi et al. 2021). No labels."""
     return weighted(
         z,
-        (alpha, "kl_adv", lambda: kl(z.s_adv, z.t, scale=kl_scale)),
-        (1 - alpha, "kl_nat", lambda: kl(z.s, z.t, scale=kl_scale)),
+        (alpha, "kl_adv", lambda: kl(z.s_adv, z.t, scale=kl_scale, batch=z.batch_size)),
+        (1 - alpha, "kl_nat", lambda: kl(z.s, z.t, scale=kl_scale, batch=z.batch_size)),
     )
 
 
@@ -170,7 +170,7 @@ def mmard(
     """
     return weighted(
         z,
-        (1, "kl", lambda: kl(z.s_adv, z.t_adv, scale=kl_scale)),
+        (1, "kl", lambda: kl(z.s_adv, z.t_adv, scale=kl_scale, batch=z.batch_size)),
         (alpha, "trd", lambda: trd(z, space=space, reduction=reduction, delta=delta)),
     )
 
@@ -184,7 +184,7 @@ def trd(z: Logits, *, space: Space = "prob", reduction: Reduction = "mean", delt
     """
     student = angle(z.s, z.s_adv, z.y, space)
     teacher = angle(z.t, z.t_adv, z.y, space).detach()
-    return huber(student, teacher, delta) * (len(z.y) if reduction == "sum" else 1)
+    return huber(student, teacher, delta) * (z.batch_size if reduction == "sum" else 1)
 
 
 def weighted(z: Logits, *terms: tuple[float, str, Callable[[], Tensor]], zero_terms: bool = False) -> Tensor:

@@ -152,7 +152,9 @@ def _logits(batch: Batch, n: int, networks: Networks, clock: Clock, common: Gene
     if common is None:
         return Logits(batch.x, batch.y, networks, clock=clock)
     here = current()
-    over_all = Reductions(here.mean, here.min, here.total, lambda draw, _, __: draw(n, common)[here.part(n)])
+    over_all = Reductions(
+        here.mean, here.min, here.total, drawn=lambda draw, _, __: draw(n, common)[here.part(n)], size=lambda _: n
+    )
     return Logits(batch.x, batch.y, networks, clock=clock, reductions=over_all)
 
 
