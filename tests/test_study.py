@@ -147,6 +147,8 @@ def test_what_a_file_gets_wrong_is_said(name: str) -> None:
 def test_a_run_that_cannot_be_is_named_by_its_places() -> None:
     with pytest.raises(UserError, match=r"study 'tiny', method = satt, seed = 0: unknown method 'satt'; did you mean"):
         items(study(axes={"method": ["satt"], "seed": [0]}), REGISTRY)
+    with pytest.raises(UserError, match=r"study 'tiny', judge.attacks: unknown attack 'pgdd'; did you mean 'pgd'"):
+        items(study(judge={"attacks": ["fgsm", "pgdd"]}, plot=None), REGISTRY)
     with pytest.raises(UserError, match="it takes data, seed, target"):
         items(study(base={}, axes={"target": ["digits-robust"], "epochs": [3]}, plot=None), REGISTRY)
 

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from robustdistill.errors import UserError
+from robustdistill.judging import chosen_attacks
 from robustdistill.registry import Registry
 from robustdistill.resolve import joined, resolve
 from robustdistill.spec import RunSpec, set_layer
@@ -39,7 +40,13 @@ class Item:
 
 
 def items(study: Study, registry: Registry) -> list[Item]:
-    """All runs of a study, in the order of its axes, the last one fastest. UserError for one that cannot be."""
+    """All runs of a study, in the order of its axes, the last one fastest. UserError for one that cannot be, or that
+    could not be judged once it is over.
+    """
+    try:
+        chosen_attacks(study.judge.attacks, registry)
+    except UserError as error:
+        raise UserError(f"study {study.called!r}, judge.attacks: {error}") from None
     axes = [[(axis, place) for place in places] for axis, places in study.axes.items()]
     made = [_item(study, dict(point), registry) for point in itertools.product(*axes)]
     return [item for item in made if not _skipped(study, item)]
