@@ -219,6 +219,7 @@ def test_a_terminal_shows_where_a_run_stands() -> None:
         assert render.live(slowly()).path == "runs/a"
     shown = plain(screen.getvalue())
     assert "warning: careful" in shown
+    assert " ".join(progress.heading(EVENTS[0]).split()) in " ".join(shown.split())
     assert re.search(r"mmard  judging  epoch 2/3 .*ETA", shown)
     assert re.search(r"step 4/4  loss 1.5  lr 0.1  1,000 images/s  trd/kl 0.012", shown)
     assert re.search(r"last +2 +90\.00 +40\.00\s+best +1 +90\.00 +50\.00", shown)

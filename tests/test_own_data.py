@@ -228,7 +228,12 @@ def larger(root: Path) -> None:
 
 
 def oblong(root: Path) -> None:
-    Image.fromarray(pixels(8)).resize((8, 9)).save(root / "a" / "000.png")
+    for path in root.rglob("*.png"):
+        Image.fromarray(pixels(8)).resize((8, 9)).save(path)
+
+
+def odd_first(root: Path) -> None:
+    Image.fromarray(pixels(9)).save(root / "a" / "000.png")
 
 
 def monstrous(root: Path) -> None:
@@ -257,6 +262,11 @@ WRONG: list[tuple[Any, type[RobustDistillError], str]] = [
         r"003.png is L, 8x8 pixels; the others are RGB, 8x8 pixels.*put a size behind the folder, d@224",
     ),
     (larger, DamagedFile, r"003.png is RGB, 9x9 pixels; the others are RGB, 8x8"),
+    (
+        odd_first,
+        DamagedFile,
+        r"1 of \d+ images of .* cannot be used: .*000.png is RGB, 9x9 pixels; the others are RGB, 8x8",
+    ),
     (oblong, UserError, r"000.png is RGB, 8x9 pixels, not square and grey or RGB: put a size behind"),
     (monstrous, DamagedFile, r"002.png claims more than 80 million pixels"),
     (empty, UserError, r"has classes without images \(zebra\): delete these folders or fill them"),

@@ -15,8 +15,8 @@ from rich.status import Status
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from robustdistill.cli.progress import View, advance, eta, ratios
-from robustdistill.events import Evaluated, Event, Finished, Warned
+from robustdistill.cli.progress import View, advance, eta, heading, ratios
+from robustdistill.events import Evaluated, Event, Finished, Started, Warned
 from robustdistill.report.numbers import duration, percent
 from robustdistill.report.tables import Table
 
@@ -118,7 +118,7 @@ def giving_way(moving: Live | Status) -> Iterator[None]:
 
 
 def live(events: Iterable[Event]) -> Finished:
-    """Drives a run and shows on stderr where it stands; the picture goes away at the end."""
+    """Drives a run and shows on stderr where it stands; what runs on what stays, the picture goes away at the end."""
     view, finished, screen = View(), None, console(sys.stderr)
 
     def now() -> RenderableType:
@@ -129,6 +129,8 @@ def live(events: Iterable[Event]) -> Finished:
         for event in events:
             moving.start()
             view = advance(view, event)
+            if isinstance(event, Started):
+                screen.print(heading(event))
             if isinstance(event, Warned):
                 screen.print(f"warning: {event.message}")
             finished = event if isinstance(event, Finished) else finished

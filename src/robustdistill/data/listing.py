@@ -1,6 +1,6 @@
 """What a folder of somebody's images holds, found before one of them is decoded."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustdistill.data.encoded import MODES, Form, header
-from robustdistill.errors import UserError
+from robustdistill.data.encoded import MODES, Form, Header, header
+from robustdistill.errors import DamagedFile, UserError
 
+LOOKED_AT = 64  # images, before all are read: what most of them are, all are to be
 TESTS = ("test", "val", "valid", "validation")
 """What the part to be judged on may be called."""
 
@@ -45,15 +46,29 @@ class Listing:
     mend: str = ""
 
     def form(self, size: int | None) -> Form:
-        """How the images are to be: fitted to `size` in RGB, or as the first one is, which must then be square."""
+        """How the images are to be: fitted to `size` in RGB, or as most of the first ones are, which must be square."""
         if size is not None:
             return Form(3, size, fitted=True)
-        first = next(islice(self.train.read(), 1))
-        found = header(first.data, first.where)
+        found, where = commonest(islice(self.train.read(), LOOKED_AT))
         channels = {mode: channels for channels, mode in MODES.items()}.get(found.mode)
         if channels is None or found.width != found.height:
-            raise UserError(f"{first.where} is {found}, not square and grey or RGB: {advice(self.path)}")
+            raise UserError(f"{where} is {found}, not square and grey or RGB: {advice(self.path)}")
         return Form(channels, found.width)
+
+
+def commonest(images: Iterable[Encoded]) -> tuple[Header, str]:
+    """What most of them are, and where the first of these is. DamagedFile if none is whole."""
+    found: dict[Header, list[str]] = {}
+    damage: DamagedFile | None = None
+    for image in images:
+        try:
+            found.setdefault(header(image.data, image.where), []).append(image.where)
+        except DamagedFile as error:
+            damage = damage or error
+    if not found:
+        raise damage or DamagedFile("there are no images")
+    kind = max(found, key=lambda kind: len(found[kind]))
+    return kind, found[kind][0]
 
 
 def advice(path: Path) -> str:
