@@ -15,7 +15,7 @@ from games import Tiny, images
 from robustdistill.builtin.attacks import CLEAN, FGSM, PGD_SAT
 from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.suite import judge
-from robustdistill.evaluation.verdict import Verdict, wilson, worst
+from robustdistill.evaluation.verdict import Verdict, one_class, wilson, worst
 from robustdistill.logits import Logits
 from robustdistill.registry import default_registry
 from robustdistill.types import Attack
@@ -25,9 +25,9 @@ def make(name: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(index)
 
 
-def judged(network: nn.Module, attack: Attack = PGD_SAT, n: int = 20, **common: Any) -> Verdict:
+def judged(network: nn.Module, attack: Attack = PGD_SAT, n: int = 20, name: str = "attack", **common: Any) -> Verdict:
     x, y = images(n)
-    return judge(network, x, y, "attack", attack, **({"eps": 0.1, "generator": make} | common))
+    return judge(network, x, y, name, attack, **({"eps": 0.1, "generator": make} | common))
 
 
 def test_wilson_interval_is_the_textbook_one() -> None:
@@ -175,6 +175,23 @@ def test_evaluate_takes_images_or_a_data_set_and_names_what_it_does_not_know() -
 def test_two_names_of_one_attack_leave_the_same_images() -> None:
     one, two = (list(rd.evaluate(Tiny(), data="digits", attacks=[a], n=50))[1] for a in ("pgd", "pgd-sat"))
     assert torch.equal(one.correct, two.correct)
+
+
+def test_a_network_that_says_one_class_of_every_image_is_told_apart() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :10] * 0 + torch.eye(10)[7]
+
+    (told,) = judged(Constant(), CLEAN, 40, name="clean").alarms
+    of_it = int((images(40)[1] == 7).sum())
+    assert f"class 7 of every image: right on all {of_it} of that class and on none of the {40 - of_it} others" in told
+    assert not judged(Constant(), CLEAN, 19, name="clean").alarms
+    assert not judged(Constant(), PGD_SAT, 40).alarms
+    correct, labels = torch.tensor([True] * 20 + [False] * 20), torch.arange(40) % 10
+    assert not one_class(correct, labels)
+    assert not one_class(torch.zeros(40, dtype=torch.bool), labels)
+    assert not one_class(labels % 2 == 0, labels % 2)  # two classes
+    assert one_class(labels == 0, labels)
 
 
 def test_a_network_without_parameters_is_judged_where_its_buffers_are() -> None:

@@ -16,7 +16,7 @@ from robustdistill.errors import PluginError, UserError
 from robustdistill.evaluation.checks import check_images, check_labels, check_logits
 from robustdistill.evaluation.fitting import fitted, in_parts
 from robustdistill.evaluation.keep import Keep, Tensors, key, once, read, spelt
-from robustdistill.evaluation.verdict import Verdict
+from robustdistill.evaluation.verdict import Verdict, one_class
 from robustdistill.logits import Forward, Logits, Networks
 from robustdistill.modes import attacked
 from robustdistill.types import Attack, Objective, Progress, Stage, Watch
@@ -26,6 +26,7 @@ MakeGenerator = Callable[[str, int], torch.Generator]
 """(attack name, index of the batch's first example) -> the randomness of that batch."""
 
 BATCH = 250
+CLEAN = "clean"
 
 
 def judge(
@@ -61,6 +62,8 @@ def judge(
             right, alarms, stages = _at_once(job, at_once, watch)
         else:
             right, alarms, stages = _by_batches(job, generator, batch_size, at_once, watch)
+    if name == CLEAN:
+        alarms = (*alarms, *one_class(right, y.cpu()))
     return Verdict(
         name, eps, right, y.cpu(), attack.params, time.perf_counter() - began, alarms, stages, attack.summary
     )

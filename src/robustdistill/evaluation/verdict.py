@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robustdistill.types import Stage
 
+FEW = 20  # examples, of which a network that has learned may by chance be right on one class alone
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -59,6 +61,18 @@ class Verdict:
             ),
             "correct": "".join("1" if c else "0" for c in self.correct.tolist()),
         }
+
+
+def one_class(correct: Tensor, labels: Tensor) -> list[str]:
+    """A sentence if a network without an attack is right on every example of one class and on none of all others."""
+    right = sorted(set(labels[correct].tolist()))
+    of_it = labels == (right[0] if right else -1)
+    if len(right) != 1 or not torch.equal(correct, of_it) or len(set(labels.tolist())) < 3 or len(labels) < FEW:
+        return []
+    return [
+        f"it says class {right[0]} of every image: right on all {int(of_it.sum())} of that class and on none of the "
+        f"{int((~of_it).sum())} others. It has learned nothing, and what stands under attack is the share of that class"
+    ]
 
 
 def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
