@@ -242,6 +242,13 @@ def test_the_picture_makes_way_for_a_download_and_comes_back() -> None:
     assert "mmard  judging" in plain(screen.getvalue())
 
 
+def test_a_long_address_is_wrapped_and_not_cut() -> None:
+    address = "https://example.org/" + "a" * 100 + "/weights.pt"
+    with contextlib.redirect_stdout(Terminal()) as screen:
+        render.show_pairs([("from", address)])
+    assert "".join(plain(screen.getvalue()).split()) == "from" + address
+
+
 def test_no_color_and_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     with contextlib.redirect_stderr(Terminal()) as screen:

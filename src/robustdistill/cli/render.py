@@ -85,7 +85,7 @@ def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Labels and texts, side by side, on stdout; an empty label goes on with the one before."""
     grid = RichTable.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")  # an address is wrapped, not cut
     for label, text in pairs:
         grid.add_row(label, text)
     put(grid)
