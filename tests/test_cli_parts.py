@@ -273,6 +273,7 @@ def test_a_narrow_terminal_wraps_numbers_only_between_words(monkeypatch: pytest.
 def test_the_work_of_a_run_in_words() -> None:
     assert progress.work(4.63e18) == "4,630 PFLOP, some 4:17:13 h at 300 TFLOP/s (about one H100 in bf16)"
     assert progress.work(2e13).startswith("0.02 PFLOP, some 0.1 s at ")
+    assert progress.work(2e13, 2857).startswith("0.02 PFLOP, some 47:37 min on one core of a CPU")
 
 
 def test_a_long_run_tells_its_cost_before_its_first_step() -> None:

@@ -30,6 +30,8 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
 
 
 def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[str, Any]:
+    from robustdistill.study.cost import of_a_core
+
     spec, splits = run.spec, run.splits
     teachers = {
         role: {"name": spec.teachers[role].name, "parameters": _parameters(network), "download": role not in run.hashes}
@@ -52,6 +54,7 @@ def _facts(run: "Run", seeds: Sequence[int], folders: Sequence[Path]) -> dict[st
         "device": str(run.device),
         "execution": str(run.execution),
         "flops": run.work.total,
+        "core_seconds": run.work.total / of_a_core(run.work.student).training if run.device.type == "cpu" else None,
         "warnings": (*run.warnings, *run.job.steps.notes),
         "seeds": seeds,
         "out": folders,
@@ -83,7 +86,7 @@ def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("eps", f"{facts['eps']:.4g}"),
         ("step", forwards(facts["reads"])),
         ("epochs", f"{facts['epochs']} x {facts['steps_per_epoch']} steps of {facts['batch_size']} = {steps:,} steps"),
-        ("work", progress.work(facts["flops"])),
+        ("work", progress.work(facts["flops"], facts["core_seconds"])),
         ("device", facts["device"]),
         ("runs", facts["execution"]),
         ("seeds", ", ".join(map(str, facts["seeds"]))),

@@ -93,9 +93,11 @@ def heading(started: Started) -> str:
     return f"{started.method}: {size}; student of {started.parameters:,} parameters on {where}{cost}"
 
 
-def work(flops: float) -> str:
-    """The operations of a run's steps, and what they mean on a large GPU."""
+def work(flops: float, core_seconds: float | None = None) -> str:
+    """The operations of a run's steps and their time: on a core of a CPU where that is given, else on a large GPU."""
     pflop = f"{flops / 1e15:,.0f}" if flops >= 1e16 else f"{flops / 1e15:.2g}"
+    if core_seconds is not None:
+        return f"{pflop} PFLOP, some {duration(core_seconds)} on one core of a CPU (an AMD EPYC)"
     taken = duration(flops / H100_FLOPS)
     return f"{pflop} PFLOP, some {taken} at {H100_FLOPS / 1e12:.0f} TFLOP/s (about one H100 in bf16)"
 

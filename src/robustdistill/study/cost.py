@@ -71,6 +71,11 @@ class Cost:
         return self.seconds(H100) / 3600
 
 
+def of_a_core(student: float) -> Speed:
+    """The speed of one core, by the operations of the student's forward of an image."""
+    return TINY if student < BF16_FLOPS else CORE
+
+
 def cost(items: Sequence[Item], ask: Judging, registry: Registry) -> Cost:
     """An upper bound for `items`: as if no attack broke any image. Runs that differ in their seed cost the same.
 
@@ -139,7 +144,7 @@ class _Counter:
 
 
 def _counted(training: float, judging: float, forward: float) -> Cost:
-    speed = TINY if forward < BF16_FLOPS else CORE
+    speed = of_a_core(forward)
     return Cost(training, judging, training / speed.training + judging / speed.judging)
 
 
