@@ -101,7 +101,7 @@ def test_each_is_a_distribution_of_one_module_with_its_tests_and_page(folder: Pa
     assert (folder / f"robustdistill_{name}.py").is_file()
     assert (folder / "tests" / f"test_{name}.py").is_file()
     readme = (folder / "README.md").read_text()
-    assert f"pip install {folder.name}" in readme
+    assert f"pip install ./plugins/{folder.name}" in readme
     assert len(readme.splitlines()) <= 40
     linked = re.findall(r"\]\(([^)]+)\)", readme)
     assert linked
