@@ -516,7 +516,7 @@ def test_explain_a_method_and_its_variant() -> None:
     out = rd("explain", "mmard").out
     for told in (
         "KL(S(x'), T(x'))",
-        "alpha TRD",
+        "alpha TRD, c = 0.1 for kl_scale rslad",
         "alpha = 1.0   (>= 0)",
         "teacher_grad = full   (full | detach)",
         "teachers  robust",

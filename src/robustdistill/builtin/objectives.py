@@ -164,9 +164,10 @@ def mmard(
     reduction: Reduction = "mean",
     delta: Positive = 1.0,
 ) -> Tensor:
-    """KL(S(x'), T(x')) + alpha TRD: MMARD (Eq. 4 and 7). With alpha = 0 it is AdaAD's outer objective.
+    """c KL(S(x'), T(x')) + alpha TRD, c = 0.1 for kl_scale rslad and 1 for batchmean: MMARD (Eq. 4 and 7).
 
-    `space`, `reduction` and `delta` belong to TRD (see `trd`); `kl_scale` multiplies the KL alone.
+    With alpha = 0 it is AdaAD's outer objective. `space`, `reduction` and `delta` belong to TRD (see `trd`);
+    `kl_scale` multiplies the KL alone.
     """
     return weighted(
         z,
