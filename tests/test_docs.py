@@ -340,6 +340,40 @@ def test_the_python_of_the_tutorial_runs(
     assert out.rstrip().endswith("Finished")
 
 
+def test_the_python_of_the_page_on_using_a_student_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(REGISTRY, Path("runs/mine"), method="sat")
+    data, utils = ModuleType("robustbench.data"), ModuleType("robustbench.utils")  # stand-ins: it is not installed
+    images = torch.rand(4, 3, 32, 32), torch.arange(4)
+    vars(data)["load_cifar10"] = lambda n_examples: images
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    vars(utils)["load_model"] = lambda name, dataset, threat_model: plain
+    for module in (ModuleType("robustbench"), data, utils):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    names: dict[str, Any] = {}
+    for text in blocks("using-a-student.md", "python"):
+        exec(compile(text, "using-a-student.md", "exec"), names)
+    assert capsys.readouterr().out.count("worst") == 3
+    x = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(names["network"](x), names["student"](x))
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = (t for language, t in FENCE.findall((ROOT / "README.md").read_text()) if language == "python")
+    small = text.replace('"epochs": 8, "batch_size": 64', '"epochs": 1, "limit_batches": 1, "batch_size": 4')
+    assert small != text
+    small = small.replace('rd.evaluate("runs/mine")', 'rd.evaluate("runs/mine", n=20)')
+    names: dict[str, Any] = {}
+    exec(compile(small, "README.md", "exec"), names)
+    assert "pgd-trades" in capsys.readouterr().out.splitlines()[-1]
+    assert not names["student"].training
+
+
 def written(page: str) -> dict[str, str]:
     """The files whose parts a page shows, each part below a comment naming its file."""
     parts: dict[str, list[str]] = {}
