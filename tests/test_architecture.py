@@ -83,7 +83,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "__version__ assemble checks engine errors evaluation quantities registry surroundings targets types world",
         "torch",
     ),
-    "noted": ("data evaluation judging store", "safetensors"),
+    "earlier": ("errors evaluation store", "torch"),
+    "noted": ("data earlier evaluation judging store", "safetensors torch"),
     "study": (
         "assemble engine errors events factory hub judging located naming noted outside quantities registry resolve "
         "run spec store stored surroundings targets types wording",

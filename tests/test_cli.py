@@ -408,6 +408,67 @@ def test_eval_checks_its_attacks_and_keeps_curves_and_images(here: Path) -> None
     Path(f"{RUN}/evaluation.json").unlink()
 
 
+def kept_of(run: str = RUN) -> dict[str, Any]:
+    return sealed.read(Path(run) / "evaluation.json", "")
+
+
+@pytest.fixture
+def unjudged(here: Path) -> Iterator[None]:
+    yield
+    for name in ("evaluation.json", "examples.safetensors"):
+        Path(RUN, name).unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_eval_adds_to_the_verdicts_that_were_reached_alike(here: Path) -> None:
+    few = ("--n", "40", "--checks")
+    rd("eval", RUN, "--attacks", "fgsm,pgd", *few, "10")
+    before = kept_of()
+    rd("eval", RUN, "--attacks", "cw", *few, "0", "--batch-size", "20")
+    both = kept_of()
+    assert [v["attack"] for v in both["verdicts"]] == ["clean", "fgsm", "pgd", "cw", "worst"]
+    assert both["verdicts"][1:3] == before["verdicts"][1:3]
+    right = [[c == "1" for c in v["correct"]] for v in both["verdicts"]]
+    assert right[-1] == [all(each) for each in zip(*right[:-1], strict=True)]
+    assert both["verdicts"][-1]["params"] == {"over": ["clean", "fgsm", "pgd", "cw"]}
+    assert (both["curves"], both["examples_sha256"]) == (before["curves"], before["examples_sha256"])
+    assert (Path(RUN) / "examples.safetensors").exists()
+    told = rd("eval", RUN, "--attacks", "clean", *few, "10").out
+    left = f"{100 * both['verdicts'][-1]['accuracy']:.2f}"
+    assert f"kept beside the earlier verdicts under fgsm, pgd, cw; worst of all of them: {left}\n" in told
+    assert [v["correct"] for v in kept_of()["verdicts"]] == [v["correct"] for v in both["verdicts"]]
+    rd("eval", RUN, "--attacks", "pgd", "--n", "40", "--seed", "3", "--checks", "0")  # a part may replace a part
+    assert [v["attack"] for v in kept_of()["verdicts"]] == ["clean", "pgd", "worst"]
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_eval_does_not_replace_the_verdicts_on_the_whole_test_set(here: Path) -> None:
+    assert rd("eval", RUN, "--attacks", "fgsm", "--n", "5", "--checks", "0").code == 0
+    whole = ("eval", RUN, "--checks", "0", "--attacks")
+    assert "stays as it is" not in rd(*whole, "clean").err
+    kept = kept_of()
+    assert (kept["n"], kept["whole"]) == (360, True)
+    for flags, told in {
+        ("--n", "5"): "on 5 images",
+        ("--eps", "0.1"): "at eps 0.1",
+        ("--seed", "3"): "from seed 3",
+        ("--n", "5", "--eps", "0.1", "--json"): "on 5 images, at eps 0.1",
+    }.items():
+        done = rd(*whole, "fgsm", *flags, "--out", "elsewhere.json")
+        assert done.code == 0
+        assert "fgsm" in done.out
+        assert "robustdistill report" not in done.out
+        assert (
+            f"evaluation.json stays as it is: it has the verdicts on all 360 test images of digits at eps 0.2, "
+            f"and these are {told}. They are shown only; --out FILE keeps them" in done.err
+        )
+        assert kept_of() == kept
+        Path("elsewhere.json").unlink()
+    rd(*whole, "fgsm", "--n", "360")  # all of them, by number
+    assert [v["attack"] for v in kept_of()["verdicts"]] == ["clean", "fgsm", "worst"]
+    assert (kept_of()["whole"], kept_of()["limit"]) == (True, None)
+
+
 def test_both_engines_of_autoattack_agree_and_the_cost_is_told_first(here: Path) -> None:
     verdicts = []
     for engine in ("own", "reference"):

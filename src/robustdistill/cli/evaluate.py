@@ -39,7 +39,8 @@ def evaluate(
     """Judge a network under attack: accuracy on the test images that each attack leaves.
 
     An attack that fails is no proof of robustness: read the alarms, and use more than one. The verdicts on a run are
-    kept in its folder for `robustdistill compare`. Started by torchrun, several processes share the images.
+    kept in its folder for `robustdistill compare`, beside those on other attacks that were reached alike; those on the
+    whole test set are not replaced by others. Started by torchrun, several processes share the images.
     """
     from robustdistill import judging, noted
     from robustdistill.cli import folders, judged, processes
@@ -61,7 +62,9 @@ def evaluate(
         facts = noted.facts(case, target, n=n, device=device)
         # The verdicts on one checkpoint are not those on its run.
         store = found.store if (Path(target) / rundir.SPEC).exists() else None
-        return case, chosen, facts, *((store, out) if processes.first() else (None, None))
+        if not processes.first():
+            return case, chosen, facts, None, None
+        return case, chosen, facts, store if store and judged.may_keep(store, case, facts) else None, out
 
     what = processes.one_by_one(settled)
     processes.together(lambda: judged.judge(*what, checks_on=checks_on, as_json=json_))

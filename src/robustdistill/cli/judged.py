@@ -43,11 +43,10 @@ def judge(
 
     kept = noted.parts(case)
     verdicts = follow(case, attacks, kept, as_json)
-    if store and not _kept(store, verdicts, facts, None):  # before the checks, which may be interrupted
-        store = None
-    checks = checked(case, verdicts, checks_on)
-    if store and checks:
-        _kept(store, verdicts, facts, checks)
+    everything = _kept(store, case, verdicts, facts, None)  # before the checks, which may be interrupted
+    checks = checked(case, verdicts, checks_on, everything or verdicts)
+    if everything and checks:
+        _kept(store, case, verdicts, facts, checks)
     if out is not None:
         write_atomic(out, dumps(noted.record(verdicts, facts, checks)))
     if kept and processes.first("LOCAL_RANK"):
@@ -57,23 +56,39 @@ def judge(
         alarms = checks.plain()["alarms"] if checks else []
         progress.emit({"event": "judged", **facts, "accuracies": accuracies, "alarms": alarms})
     else:
-        report(verdicts, checks, facts, store)
+        report(verdicts, checks, facts, store if everything else None, everything)
 
 
-def _kept(store: "RunDir", verdicts: "Sequence[Verdict]", facts: Mapping[str, Any], checks: "Checks | None") -> bool:
-    """Whether the run's folder takes the verdicts; in someone else's it need not."""
+def may_keep(store: "RunDir", case: "Case", facts: Mapping[str, Any]) -> bool:
+    """Whether the verdicts to come may go into the run's folder; said before hours are spent on them."""
+    from robustdistill import noted
+
+    if told := noted.guarded(store, facts, case.y):
+        print(told, file=sys.stderr)
+    return not told
+
+
+def _kept(
+    store: "RunDir | None",
+    case: "Case",
+    verdicts: "Sequence[Verdict]",
+    facts: Mapping[str, Any],
+    checks: "Checks | None",
+) -> "Sequence[Verdict]":
+    """All verdicts that the run's folder has now, none if it does not take these; someone else's folder need not."""
     from robustdistill import noted
     from robustdistill.store.rundir import UNWRITABLE
 
+    if not store or not may_keep(store, case, facts):  # asked again: another process may have judged meanwhile
+        return ()
     try:
-        noted.keep(store, verdicts, facts, checks)
+        return noted.add(store, verdicts, facts, case.y, checks)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         advice = "the verdicts are only shown; --out FILE keeps them elsewhere"
         print(f"{store.path} cannot be written ({error.strerror}): {advice}", file=sys.stderr)
-        return False
-    return True
+        return ()
 
 
 def follow(case: "Case", attacks: "Mapping[str, Attack]", kept: "Partial | None", as_json: bool) -> "list[Verdict]":
@@ -125,24 +140,38 @@ def _emit(verdict: "Verdict", as_json: bool) -> None:
         progress.emit({"event": "verdict", **verdict.plain()})
 
 
-def checked(case: "Case", verdicts: "Sequence[Verdict]", n: int) -> "Checks | None":
-    """The checks on the attacks that were run, unless none was or none is asked for."""
+def checked(case: "Case", verdicts: "Sequence[Verdict]", n: int, known: "Sequence[Verdict]") -> "Checks | None":
+    """The checks on the attacks that were run, unless none was or none is asked for; `known` are all verdicts there."""
     if not n or case.eps == 0 or all(v.attack == "clean" for v in verdicts):
         return None
     with render.waiting(f"checking the attacks on {min(n, len(case.y))} images"):
-        return case.checked(verdicts, n)
+        return case.checked(known, n)
 
 
 def report(
-    verdicts: "Sequence[Verdict]", checks: "Checks | None", facts: Mapping[str, Any], store: "RunDir | None"
+    verdicts: "Sequence[Verdict]",
+    checks: "Checks | None",
+    facts: Mapping[str, Any],
+    store: "RunDir | None",
+    everything: "Sequence[Verdict]",
 ) -> None:
-    """The table and the alarms."""
+    """The table and the alarms, and what else is known of the run."""
     print(f"{facts['target']}: {facts['n']:,} test images of {facts['data']}, eps {facts['eps']:.4g}\n")
     render.show(_table(verdicts))
     render.say([f"{v.attack}: {failures.one_line(alarm)}" for v in verdicts for alarm in v.alarms])
     render.say([f"alarm: {alarm.sentence}" for alarm in (checks.alarms if checks else ())])
+    render.say(_beside(verdicts, everything))
     if store:
         render.say([f"next  robustdistill report {quoted(store.path)}"])
+
+
+def _beside(verdicts: "Sequence[Verdict]", everything: "Sequence[Verdict]") -> list[str]:
+    """Which earlier verdicts were kept, and what all attacks together leave."""
+    now = {v.attack for v in verdicts} | {"worst"}
+    if others := [v.attack for v in everything if v.attack not in now]:
+        left = percent(everything[-1].accuracy)
+        return [f"kept beside the earlier verdicts under {', '.join(others)}; worst of all of them: {left}"]
+    return []
 
 
 def _table(verdicts: "Sequence[Verdict]") -> Table:
