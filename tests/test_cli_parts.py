@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from robustdistill import noted
-from robustdistill.cli import comparison, failures, flags, folders, outcomes, progress, render
+from robustdistill.cli import comparison, failures, flags, folders, main, outcomes, progress, render
 from robustdistill.cli.references import References
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
+from robustdistill.evaluation.verdict import Verdict, worst
 from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Stepped, Trained, Warned
 from robustdistill.report.tables import Table
 from robustdistill.run import as_spec
@@ -113,6 +114,59 @@ def test_seeds_are_averaged_and_a_repeated_one_is_not(tmp_path: Path) -> None:
     assert table.rows[0][0] == f"{tmp_path}/*"
     _, (_, accuracies) = comparison.numbered(rows)
     assert accuracies.rows[1] == ("1", "last", "30.0 ± 14.1", "15.0 ± 7.1")
+
+
+def test_a_mean_is_of_one_radius_and_one_set_of_images(tmp_path: Path) -> None:
+    whole = {"data": "digits", "n": 360, "whole": True, "eps": 0.2}
+    others = [whole, whole, whole | {"eps": 0.1}, whole | {"n": 20, "whole": False}]
+    runs = [finished_run(tmp_path / f"s{seed}", seed, 0.8, 0.4) for seed in range(4)]
+    for run, facts in zip(runs, others, strict=True):
+        noted.keep(run, [verdict("clean"), verdict("pgd")], facts)
+    groups = outcomes.by_spec([outcomes.outcome(run) for run in runs])
+    assert [[o.spec.seed for o in group] for group in groups] == [[0, 1], [2], [3]]
+    names = ", ".join(str(run.path) for run in runs)
+    (told,) = outcomes.apart(groups)
+    assert told.startswith(f"{names} differ in their seeds only, and have no mean")
+    assert outcomes.apart(groups[:1]) == []
+
+
+def test_worst_over_other_attacks_has_no_mean(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path / f"s{seed}", seed, 0.8, 0.4) for seed in range(2)]
+    for run, more in zip(runs, (["pgd"], ["pgd", "cw"]), strict=True):
+        found = [verdict(name) for name in ("clean", *more)]
+        noted.keep(run, [*found, worst(found)], {"data": "digits", "n": 2, "whole": True, "eps": 0.2})
+    groups = outcomes.by_spec([outcomes.outcome(run) for run in runs])
+    row, _ = comparison.rows_of(groups, lambda spec: References())
+    assert list(row.values) == ["clean", "pgd"]
+    (told,) = outcomes.apart(groups)
+    assert "no mean of worst" in told
+
+
+def verdict(attack: str) -> Verdict:
+    return Verdict(attack, 0.2, torch.tensor([True, False]), torch.tensor([0, 1]), {}, 0.0)
+
+
+def test_compare_leaves_out_what_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = rundir.create(tmp_path / "begun", as_spec({"method": "sat", "seed": 1}).to_toml(), {}).path
+    told = (
+        f"{begun} is left out: it has no result yet; unless it still runs, `robustdistill train --resume {begun}` goes"
+    )
+
+    def compared(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", *map(str, args)])
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    code, _, err = compared(tmp_path)
+    assert (code, told in err) == (2, True)
+    finished_run(tmp_path / "ended", 0, 0.8, 0.4)
+    code, out, err = compared(tmp_path)
+    assert (code, err) == (0, "")
+    assert "80.0" in out
+    assert told in out
+    assert f"note: {told}" in compared(tmp_path, "--format", "json")[2]
+    code, _, err = compared(tmp_path, begun)
+    assert (code, "has no result yet" in err) == (2, True)
 
 
 # ---- a run's picture ----------------------------------------------------------------------------------------

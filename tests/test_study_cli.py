@@ -19,6 +19,7 @@ import pytest
 
 from robustdistill.cli import main
 from robustdistill.registry import default_registry
+from robustdistill.store import rundir
 from robustdistill.study.folder import Folder, find_folder
 from robustdistill.study.items import distinct, items
 from studies import TINY, written
@@ -101,6 +102,18 @@ def test_two_workers_do_a_study_and_each_run_is_begun_once(whole: tuple[Path, st
 def test_the_folder_is_one_that_compare_reads(whole: tuple[Path, str, str]) -> None:
     out, _ = told("compare", "runs/tiny", "--format", "csv", cwd=whole[0])
     assert len(out.splitlines()) == 1 + 2 * 2
+
+
+def test_a_study_does_not_go_among_the_files_of_a_run(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path / "runs" / "tiny", "", {}).path
+    before = sorted(run.iterdir())
+    file = written(tmp_path / "tiny.toml")
+    for args in ((), ("--dry-run",), ("--out", "runs/tiny")):
+        _, err = told("study", file, *args, cwd=tmp_path, code=2)
+        assert err.endswith("runs/tiny holds a run, not the runs of a study; choose another --out\n")
+    _, err = told("study", file, "--out", "tiny.toml", cwd=tmp_path, code=2)
+    assert err.endswith("tiny.toml is a file, not a directory; choose another --out\n")
+    assert sorted(run.iterdir()) == before
 
 
 def test_status_tells_of_every_run(whole: tuple[Path, str, str]) -> None:

@@ -4,11 +4,14 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustdistill.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from robustdistill.cli.outcomes import Outcome
 
 LEGEND = "Accuracy on the test images in %; of several seeds mean ± standard deviation."
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -22,25 +25,28 @@ def compare(
 
     The best checkpoint's numbers are those of `eval` where it was run, else those from the end of training. Bold: the
     highest of what can be compared. Beside them stand, where they are known, the difference to the teacher and the
-    numbers of a paper for the same data, student and teacher. json gives fractions in [0, 1], one object a line.
+    numbers of a paper for the same data, student and teacher. Runs of a folder that are not finished
+    are left out, with a sentence. json gives fractions in [0, 1], one object a line.
     """
     if form not in FORMATS:
         raise UserError(f"there is no format {form!r}{nearest(form, FORMATS)}")
     from robustdistill.cli import progress, render
     from robustdistill.cli.comparison import comparison, numbered, record, rows_of, sources
-    from robustdistill.cli.outcomes import by_spec, notes, outcome
+    from robustdistill.cli.outcomes import apart, by_spec, notes
     from robustdistill.cli.references import references
     from robustdistill.registry import default_registry
     from robustdistill.report.tables import comma_separated, latex, markdown
 
-    outcomes = [outcome(run) for run in _distinct(runs)]
+    outcomes, unfinished = _found(runs)
     groups, refer = by_spec(outcomes), partial(references, registry=default_registry())
     if form == "json":
+        for sentence in unfinished:
+            print(f"note: {sentence}", file=sys.stderr)
         for group in groups:
             progress.emit(record(group, refer(group[0].spec)))
         return
     rows = rows_of(groups, refer)
-    told = [*notes(outcomes), *sources(rows, refer)]
+    told = [*unfinished, *apart(groups), *notes(outcomes), *sources(rows, refer)]
     if form == "table":
         render.show_titled(numbered(rows))
         render.say([LEGEND, *told])
@@ -50,9 +56,18 @@ def compare(
             print(f"note: {note}", file=sys.stderr)
 
 
-def _distinct(paths: Sequence[Path]) -> list[Any]:
-    """The runs that the paths mean, each once."""
+def _found(paths: Sequence[Path]) -> tuple[list["Outcome"], list[str]]:
+    """What is known of the runs that the paths mean, each once, and a sentence on each that has nothing to show yet.
+
+    UserError for one that is named itself, and where nothing is left.
+    """
+    from robustdistill.cli import outcomes
     from robustdistill.cli.folders import runs_in
 
-    found = {run.path.resolve(): run for path in paths for run in runs_in(path)}
-    return list(found.values())
+    runs = {run.path.resolve(): run for path in paths for run in runs_in(path)}
+    named = {path.resolve() for path in paths}
+    ready = [run for key, run in runs.items() if key in named or outcomes.known(run)]
+    told = [outcomes.unfinished(run) for run in runs.values() if run not in ready]
+    if not ready:
+        raise UserError("; ".join(told))
+    return [outcomes.outcome(run) for run in ready], told

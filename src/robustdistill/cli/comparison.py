@@ -38,13 +38,20 @@ def rows_of(groups: Sequence[Sequence[Outcome]], refer: Callable[[RunSpec], Refe
 
 
 def _row(number: int, group: Sequence[Outcome], which: str, known: References) -> Row:
-    values = means([getattr(o, which) for o in group])
+    values = averaged(group, which)
     conditions = frozenset(o.conditions(which) for o in group)
     spec = group[0].spec
     fair = conditions == {(spec.data.name, spec.eps, 0)}
     minus = {n: v.mean - known.accuracies[n] for n, v in values.items() if fair and n in known.accuracies}
     paper = known.paper.accuracies if known.paper and which == "best" else {}
     return Row(number, group, which, values, conditions, minus, paper)
+
+
+def averaged(group: Sequence[Outcome], which: str) -> dict[str, Mean]:
+    """The means over a group; none of `worst` where it is of other attacks in another run."""
+    values = means([getattr(o, which) for o in group])
+    same = which != "best" or len({o.over for o in group}) == 1
+    return values if same else {name: mean for name, mean in values.items() if name != "worst"}
 
 
 def comparison(rows: Sequence[Row]) -> Table:
@@ -148,8 +155,8 @@ def record(group: Sequence[Outcome], known: References) -> dict[str, Any]:
         "data": spec.data.name,
         "eps": spec.eps,
         "judged": [{k: v for k, v in o.judged.items() if k not in ("verdicts", "curves")} for o in group],
-        "best": plain(means([o.best for o in group])),
-        "last": plain(means([o.last for o in group])),
+        "best": plain(averaged(group, "best")),
+        "last": plain(averaged(group, "last")),
         **(teacher if known.accuracies else {}),
         **({"paper": plain(known.paper)} if known.paper else {}),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robustdistill import records
+from robustdistill.cli.drive import quoted
 from robustdistill.cli.results import accuracies
 from robustdistill.spec import RunSpec
 from robustdistill.store import sealed
@@ -34,6 +35,11 @@ class Outcome:
             return facts.get("data", spec.data.name), facts.get("eps", spec.eps), part
         return spec.data.name, spec.eps, (spec.limit_batches or 0) * spec.batch_size
 
+    @property
+    def over(self) -> frozenset[str]:
+        """The attacks that `worst` is the worst case of; none where it is not known."""
+        return frozenset(self.best) - {"worst"} if "worst" in self.best else frozenset()
+
 
 def outcome(run: RunDir) -> Outcome:
     """Reads a run: the best epoch from `evaluation.json` if present, all else from `result.json`."""
@@ -42,6 +48,17 @@ def outcome(run: RunDir) -> Outcome:
     spec = stored_spec(run)
     best = {v["attack"]: v["accuracy"] for v in judged["verdicts"]} if judged else accuracies(told["best"])
     return Outcome(str(run.path), spec, best, accuracies(told["last"]) if told else {}, judged)
+
+
+def known(run: RunDir) -> bool:
+    """Whether there is anything to show of a run: it has ended, or was judged."""
+    return any((run.path / name).exists() for name in (RESULT, EVALUATION))
+
+
+def unfinished(run: RunDir) -> str:
+    """That a run is left out, and how to go on with it."""
+    on = f"unless it still runs, `robustdistill train --resume {quoted(run.path)}` goes on with it"
+    return f"{run.path} is left out: it has no result yet; {on}"
 
 
 def result(run: RunDir, kind: Any = records.RESULT) -> dict[str, Any]:
@@ -62,14 +79,37 @@ def evaluation(run: RunDir, kind: Any = records.EVALUATION) -> dict[str, Any]:
 
 
 def by_spec(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Runs of one spec up to the seed go together; a repeated seed, which tells nothing new, starts another group."""
-    groups: dict[tuple[str, int], list[Outcome]] = {}
+    """Runs of one spec up to the seed go together, if they were judged on the same images within the same radius.
+
+    A repeated seed, which tells nothing new, starts another group.
+    """
+    groups: dict[tuple[str, int, Conditions], list[Outcome]] = {}
     seen: Counter[str] = Counter()
     for o in outcomes:
         repeated = seen[o.spec.hash()]
         seen[o.spec.hash()] += 1
-        groups.setdefault((o.spec.model_copy(update={"seed": 0}).hash(), repeated), []).append(o)
+        groups.setdefault((_seedless(o), repeated, o.conditions("best")), []).append(o)
     return list(groups.values())
+
+
+def _seedless(o: Outcome) -> str:
+    return o.spec.model_copy(update={"seed": 0}).hash()
+
+
+def apart(groups: Sequence[Sequence[Outcome]]) -> list[str]:
+    """Sentences on groups that differ in their seeds only and have no mean in common, and on a `worst` without one."""
+    alike: dict[str, list[Sequence[Outcome]]] = {}
+    for group in groups:
+        alike.setdefault(_seedless(group[0]), []).append(group)
+    several = [same for same in alike.values() if len({g[0].conditions("best") for g in same}) > 1]
+    told = (
+        "differ in their seeds only, and have no mean: they were not judged on the same images within the same radius"
+    )
+    lists = "were not judged under the same attacks: no mean of worst, each over its own attacks"
+    return [
+        *(f"{', '.join(o.path for g in same for o in g)} {told}" for same in several),
+        *(f"{', '.join(o.path for o in g)} {lists}" for g in groups if len({o.over for o in g}) > 1),
+    ]
 
 
 def notes(outcomes: Sequence[Outcome]) -> list[str]:

@@ -147,11 +147,13 @@ def _folder(target: Path, profile: str, out: Path | None) -> "Folder":
     from dataclasses import replace
 
     from robustdistill.cli.folders import RUNS
-    from robustdistill.study.folder import find_folder
+    from robustdistill.study.folder import find_folder, refuse_run
 
     if not target.exists():
         raise UserError(
             f"there is no study {target}; name a study's file, such as specs/paper/table3.toml, or its folder"
         )
     found = find_folder(target, profile, RUNS)
-    return found if out is None else replace(found, path=out)
+    found = found if out is None else replace(found, path=out)
+    refuse_run(found.path)
+    return found

@@ -156,6 +156,14 @@ def find_folder(target: Path, profile: str, root: Path) -> Folder:
     return Folder(target, load_study(plans[0]))
 
 
+def refuse_run(path: Path) -> None:
+    """UserError where a study's runs cannot go: among the files of a single run, or into a file."""
+    if (path / rundir.SPEC).exists():
+        raise UserError(f"{path} holds a run, not the runs of a study; choose another --out")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; choose another --out")
+
+
 def progress(run: RunDir) -> tuple[int, Mapping[str, Any]]:
     """How many epochs of a run are done, and its last judged epoch's event."""
     try:
