@@ -467,6 +467,11 @@ def test_eval_does_not_replace_the_verdicts_on_the_whole_test_set(here: Path) ->
     rd(*whole, "fgsm", "--n", "360")  # all of them, by number
     assert [v["attack"] for v in kept_of()["verdicts"]] == ["clean", "fgsm", "worst"]
     assert (kept_of()["whole"], kept_of()["limit"]) == (True, None)
+    other = kept_of() | {"fingerprint": "that of an epoch before"}
+    sealed.write(Path(RUN) / "evaluation.json", other)
+    rd(*whole, "clean")  # the run has gone on: the same images judged anew
+    assert [v["attack"] for v in kept_of()["verdicts"]] == ["clean"]
+    assert kept_of()["fingerprint"] == kept["fingerprint"]
 
 
 def test_both_engines_of_autoattack_agree_and_the_cost_is_told_first(here: Path) -> None:

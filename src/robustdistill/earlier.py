@@ -33,24 +33,26 @@ class Earlier:
         return bool(self.verdicts) and self.facts.get("fingerprint") == facts["fingerprint"]
 
     def guarded(self, facts: Mapping[str, Any]) -> str:
-        """Why verdicts of `facts` do not go there: "" if they do. A whole test set costs hours and is not replaced."""
-        if not self.facts.get("whole") or self.alike(facts):
+        """Why verdicts of `facts` do not go there: "" if they do. A whole test set costs hours: it is replaced by
+        itself only, where weights, version or device are others now, and the old numbers no longer hold.
+        """
+        differ = self._otherwise(facts)
+        if not self.facts.get("whole") or self.alike(facts) or not differ:
             return ""
         here = f"all {self.facts['n']:,} test images of {self.facts['data']} at eps {self.facts['eps']:.4g}"
         return (
-            f"{self.path} stays as it is: it has the verdicts on {here}, and these are {self._otherwise(facts)}. They "
+            f"{self.path} stays as it is: it has the verdicts on {here}, and these are {', '.join(differ)}. They "
             "are shown only; --out FILE keeps them, and so does the run once that file is moved away"
         )
 
-    def _otherwise(self, facts: Mapping[str, Any]) -> str:
+    def _otherwise(self, facts: Mapping[str, Any]) -> list[str]:
         told = {
             "data": f"on {facts['data']}",
             "n": f"on {facts['n']:,} images",
             "eps": f"at eps {facts['eps']:.4g}",
             "seed": f"from seed {facts['seed']}",
         }
-        differ = [text for key, text in told.items() if self.facts.get(key) != facts[key]]
-        return ", ".join(differ) or "of another version, device or checkpoint"
+        return [text for key, text in told.items() if self.facts.get(key) != facts[key]]
 
     def others(self, verdicts: Sequence[Verdict], facts: Mapping[str, Any]) -> list[Verdict]:
         """What is kept beside `verdicts`: the attacks that these do not judge anew."""
