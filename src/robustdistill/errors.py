@@ -8,6 +8,8 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+MOST_NAMES, NEAREST = 30, 10  # names that a sentence may list whole, and how many it lists of more
+
 
 class RobustDistillError(Exception):
     """Root of all errors raised on purpose; the CLI prints its sentence instead of a traceback."""
@@ -73,9 +75,25 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an "unknown name" sentence: the closest known name, then all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Known: {', '.join(names) or 'none'}."
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean NAME?" with the closest known name, whatever its case; empty if none is close."""
+    close = _closest(name, known, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str], listed: str = "", hint: str = "") -> str:
+    """The tail of an "unknown name" sentence: `hint` or the closest known name, then all of them.
+
+    Of more than a sentence can hold the nearest are named, and `listed`, the command that prints all.
+    """
+    names = sorted(set(known))
+    hint = hint or suggestion(name, names) or "."
+    if len(names) <= MOST_NAMES:
+        return f"{hint} Known: {', '.join(names) or 'none'}."
+    instead = f"; all: {listed}" if listed else ""
+    return f"{hint} Nearest of {len(names):,}: {', '.join(_closest(name, names, NEAREST, 0.0))}{instead}."
+
+
+def _closest(name: str, known: Iterable[str], n: int, cutoff: float) -> list[str]:
+    plain = {k.lower(): k for k in known}
+    return [plain[k] for k in difflib.get_close_matches(name.lower(), plain, n=n, cutoff=cutoff)]

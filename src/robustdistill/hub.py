@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from robustdistill.errors import DamagedFile, UserError, nearest
+from robustdistill.errors import DamagedFile, UserError, suggestion
 from robustdistill.normalise import Normalised
 
 TIMM, HUB, FOLDER = "timm:", "hf-hub:", "local-dir:"
@@ -53,4 +53,4 @@ def load(name: str, classes: int) -> nn.Module:
 def _near(short: str) -> str:
     import timm
 
-    return nearest(short, timm.list_models(pretrained=True)).partition(". Known")[0].partition(" Known")[0]
+    return suggestion(short, timm.list_models(pretrained=True))

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from robustdistill.errors import PluginError, RobustDistillError, UserError, nearest
+from robustdistill.hints import hint
 from robustdistill.hookspecs import PROJECT
 from robustdistill.outside import sized
 from robustdistill.plugins import SWITCH, Plugin, load_plugins
@@ -29,6 +30,7 @@ KINDS = {
     "modifier": "register_modifiers",
     "dataset": "register_datasets",
 }
+LISTED = {kind: f"robustdistill list {kind if kind in ('inner', 'outer') else f'{kind}s'}" for kind in KINDS}
 RESERVED = {"eps", "generator", "num_classes", "in_channels", "image_size"}  # given by the engine, not by the user
 
 
@@ -103,7 +105,8 @@ class Registry:
                 )
         told = ", ".join(p.origin for p in broken)
         also = f" These plugins failed to load: {told}; see `robustdistill plugins list`." if broken else ""
-        return UserError(f"unknown {kind} {name!r}{nearest(name, self._known(kind))}{tail}{also}")
+        known = nearest(name, self._known(kind), LISTED[kind], hint(kind, name, self.units(kind)))
+        return UserError(f"unknown {kind} {name!r}{known}{tail}{also}")
 
     def _known(self, kind: str) -> list[str]:
         """All names of a kind, further ones included."""

@@ -17,11 +17,19 @@ def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
     place = ".".join(str(p) for p in ([where] if where else []) + list(e["loc"]))
     if e["type"] == "extra_forbidden":
         *parents, leaf = e["loc"]
-        return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents))}"
+        inside = "" if parents else _table_with(str(leaf), model)
+        hint = f"; did you mean {inside!r}?" if inside else ""
+        return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents), hint=hint)}"
     if e["type"] == "missing":
         return f"{place} is missing"
     message = e["msg"].removeprefix("Value error, ")
     return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
+
+
+def _table_with(leaf: str, model: type[BaseModel]) -> str:
+    """The place of the key `leaf` where a table of `model` has it: "optim.lr"."""
+    tables = ((name, field.annotation) for name, field in model.model_fields.items())
+    return next((f"{name}.{leaf}" for name, t in tables if leaf in getattr(t, "model_fields", ())), "")
 
 
 def _keys(model: Any, path: Iterable[str | int]) -> list[str]:

@@ -33,7 +33,8 @@ def build(
     import timm  # here and not above: it takes seconds
 
     if not timm.is_model(network):
-        raise UserError(f"timm has no network {network!r}{nearest(network, timm.list_models())}")
+        told = nearest(network, timm.list_models(), "robustdistill list models 'timm:*'")
+        raise UserError(f"timm has no network {network!r}{told}")
     config: Any = timm.get_pretrained_cfg(network)
     fixed: Any = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     shape = (1, in_channels, image_size, image_size)
