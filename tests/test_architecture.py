@@ -79,7 +79,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "saving": ("errors events prepare store types world", ""),
-    "targets": ("assemble naming registry run spec store stored", "torch"),
+    "targets": ("assemble errors hub located naming registry run spec store stored", "torch"),
     "judging": (
         "__version__ assemble checks engine errors evaluation quantities registry surroundings targets types world",
         "torch",

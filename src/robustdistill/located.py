@@ -13,7 +13,7 @@ from robustdistill.registry import Registry
 from robustdistill.spec import Node
 from robustdistill.store import checkpoint, rundir
 from robustdistill.store.weights import read_weights
-from robustdistill.stored import check_origin, find_checkpoint, is_checkpoint, run_of, stored_spec
+from robustdistill.stored import check_origin, find_checkpoint, is_checkpoint, pointed, run_of, stored_spec
 from robustdistill.types import Teacher
 from robustdistill.zoo import fetch, place
 
@@ -72,8 +72,8 @@ def locate_teacher(node: Node, registry: Registry, data_name: str) -> Located:
 
 
 def _trained(path: Path) -> bool:
-    """Whether a run or one of its checkpoints lies there."""
-    return (path / rundir.SPEC).is_file() or is_checkpoint(path)
+    """Whether a run, one of its checkpoints or a pointer to one lies there."""
+    return (path / rundir.SPEC).is_file() or is_checkpoint(path) or bool(pointed(path))
 
 
 def _of_run(path: Path, data_name: str) -> Located:

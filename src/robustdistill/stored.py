@@ -10,6 +10,7 @@ from robustdistill.store import checkpoint, manifest, rundir
 from robustdistill.store.environment import version
 
 US = "robustdistill"
+LABELS = (rundir.BEST, checkpoint.LATEST)  # the pointers that a run keeps
 
 
 def stored_spec(store: rundir.RunDir) -> RunSpec:
@@ -45,8 +46,8 @@ def _differs(spec: RunSpec, known: object, versions: object) -> bool:
 
 
 def run_of(path: Path) -> rundir.RunDir:
-    """The run that `path`, a run directory or one of its checkpoints, belongs to."""
-    return rundir.open_run(path.parent.parent if is_checkpoint(path) else path)
+    """The run that `path`, a run directory or one of its checkpoints, or a pointer to one, belongs to."""
+    return rundir.open_run(path.parent.parent if is_checkpoint(path) or pointed(path) else path)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -54,21 +55,47 @@ def is_checkpoint(path: Path) -> bool:
     return (path / manifest.NAME).exists()
 
 
+def pointed(path: Path) -> str:
+    """The label that `path` is, `checkpoints/best` or `checkpoints/latest` of a run; "" for any other path."""
+    in_run = path.name in LABELS and path.parent.name == rundir.CHECKPOINTS and path.is_file()
+    return path.name if in_run and (path.parent.parent / rundir.SPEC).is_file() else ""
+
+
 def find_checkpoint(path: Path, which: str = checkpoint.LATEST) -> checkpoint.Found:
-    """The checkpoint `which` of the run directory `path`, or exactly the checkpoint that `path` is.
+    """The checkpoint `which` of the run directory `path`, or exactly the one that `path` is or points to.
 
     Only for `latest` an older good checkpoint takes the place of a damaged one, with a sentence on it.
     """
     if is_checkpoint(path):
         return checkpoint.Found(checkpoint.load(path))
-    run = rundir.open_run(path)
+    which, run = pointed(path) or which, run_of(path)
     if which == checkpoint.LATEST:
         return checkpoint.latest(run.checkpoints)
     name = checkpoint.noted(run.checkpoints, which) or which
+    _check_there(run, which, name)
     found = checkpoint.load(run.checkpoints / name)
     if which == rundir.BEST:
         _check_best(run, found)
     return checkpoint.Found(found)
+
+
+def _check_there(run: rundir.RunDir, which: str, name: str) -> None:
+    """UserError for a checkpoint that the run does not have: it has judged no epoch yet, or calls it otherwise."""
+    if name != which or (run.checkpoints / name).is_dir():
+        return
+    if which == rundir.BEST and unjudged(run):
+        raise UserError(
+            f"{run.path} has judged no epoch yet: it still runs, or was stopped before; "
+            f"go on with it by `train --resume {run.path}`"
+        )
+    there = [label for label in LABELS if (run.checkpoints / label).is_file()]
+    there += sorted(path.parent.name for path in run.checkpoints.glob(f"epoch-*/{manifest.NAME}"))
+    raise UserError(f"There is no checkpoint {run.checkpoints / name}; there is {', '.join(there) or 'none at all'}.")
+
+
+def unjudged(run: rundir.RunDir) -> bool:
+    """Whether no epoch of a run was judged yet: nothing is noted as the best, and there is no result."""
+    return not (run.checkpoints / rundir.BEST).exists() and not (run.path / rundir.RESULT).exists()
 
 
 def _check_best(run: rundir.RunDir, found: checkpoint.Checkpoint) -> None:

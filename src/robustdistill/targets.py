@@ -7,13 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from robustdistill import assemble
-from robustdistill.naming import dataset_of, registered
+from robustdistill import assemble, hub
+from robustdistill.errors import UserError
+from robustdistill.located import FILES
+from robustdistill.naming import called, dataset_of, registered
 from robustdistill.registry import Registry
 from robustdistill.run import load
 from robustdistill.spec import Node
 from robustdistill.store import rundir
-from robustdistill.stored import is_checkpoint, run_of, stored_spec
+from robustdistill.stored import is_checkpoint, pointed, run_of, stored_spec
 
 DEFAULT_DATA = "digits"
 
@@ -49,8 +51,9 @@ def find_target(
         module = model
         return Target(lambda: module, type(module).__name__, name, directory if directory is not None else folder, None)
     path = Path(model)
-    if (path / rundir.SPEC).exists() or is_checkpoint(path):
+    if (path / rundir.SPEC).exists() or is_checkpoint(path) or pointed(path):
         return _run_target(path, registry, data, directory)
+    _refuse_nothing(path, str(model), registry)
     name, folder = registry.placed(data or dataset_of([str(model)], registry) or DEFAULT_DATA)
     directory = directory if directory is not None else folder
     dataset = registry.dataset(name, directory)
@@ -60,6 +63,19 @@ def find_target(
     if not assemble.downloads(Node(name=model), dataset, registry, name):
         _ = target.network  # what is wrong with a file is said before images are downloaded
     return target
+
+
+def _refuse_nothing(path: Path, name: str, registry: Registry) -> None:
+    """UserError for what is neither there nor a name; PluginError where a broken plugin may have it."""
+    if path.exists() or "@" in name or hub.names(name) or called(name, registry) or registry.knows("model", name):
+        return
+    told = f"there is no run or file {name!r}"
+    if path.suffix in FILES or len(path.parts) > 1:
+        raise UserError(f"{told}; name a run, one of its checkpoints or a file of weights")
+    unknown = registry.unknown("teacher", name)
+    if not isinstance(unknown, UserError):
+        raise unknown
+    raise UserError(f"{told}, and it is an {str(unknown).replace(f' {name!r}', '', 1)}")
 
 
 def _run_target(path: Path, registry: Registry, data: str | None, directory: str | None) -> Target:

@@ -42,7 +42,7 @@ def evaluate(
     kept in its folder for `robustdistill compare`, beside those on other attacks that were reached alike; those on the
     whole test set are not replaced by others. Started by torchrun, several processes share the images.
     """
-    from robustdistill import judging, noted
+    from robustdistill import judging, noted, stored
     from robustdistill.cli import folders, judged, processes
     from robustdistill.registry import default_registry
     from robustdistill.store import manifest, rundir
@@ -53,7 +53,7 @@ def evaluate(
     def settled() -> Any:
         _refuse_existing(out)
         chosen = judging.chosen_attacks(judged.names(attacks), registry, {"aa": {"engine": aa_engine}})
-        target = named or str(rundir.newest(folders.RUNS).path)
+        target = named or str(rundir.newest(folders.RUNS, lambda run: not stored.unjudged(run)).path)
         if Path(target).is_dir() and not (Path(target) / manifest.NAME).exists():
             rundir.open_run(Path(target))
         judging.check_options(n, eps, batch_size, device)

@@ -6,7 +6,7 @@
 
 import errno
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -136,12 +136,15 @@ def unused(path: Path) -> Path:
     return path if not path.exists() else next(free for free in numbered if not free.exists())
 
 
-def newest(root: Path) -> RunDir:
-    """The run under `root`, at most three folders deep, started or finished last; UserError when there is none."""
+def newest(root: Path, fits: Callable[[RunDir], bool] = lambda _: True) -> RunDir:
+    """The run under `root`, at most three folders deep, started or finished last; UserError when there is none.
+
+    Those that `fits` go before others.
+    """
     found = runs(root)
     if not found:
         raise UserError(f"There is no run in {root}. Train one first, or name a run directory.")
-    return max(found, key=lambda run: (_changed(run), run.path))
+    return max([run for run in found if fits(run)] or found, key=lambda run: (_changed(run), run.path))
 
 
 def runs(root: Path) -> list[RunDir]:
