@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -108,3 +109,10 @@ def test_a_name_of_a_package_that_is_not_in_use_is_told_the_package(name: str) -
 
 def test_a_package_s_name_in_another_place_is_told_its_kind() -> None:
     assert "; the modifier 'igdm' is in the package robustdistill-igdm" in refused({"method": "IGDM"})
+
+
+def test_dir_shows_what_is_imported_when_first_used() -> None:
+    missing = "print(*sorted(set(rd.__all__) - set(dir(rd))))"
+    listed = f"import sys, robustdistill as rd; {missing}; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

@@ -377,7 +377,8 @@ def misfit(module: nn.Module, weights: dict[str, Tensor]) -> str:
 def test_wrong_class_count_and_channels() -> None:
     assert misfit(net(10), net(100).state_dict()) == "teacher x.pt has 100 classes, the run's data has 10"
     assert misfit(net(10, 1), net(10, 3).state_dict()) == (
-        "teacher x.pt takes images of 3 channels, the run's data has 1"
+        "teacher x.pt takes images of 3 channels, the run's data has 1: name the data set that it is for, --data NAME "
+        "(without it, that is digits)"
     )
 
 

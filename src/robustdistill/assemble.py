@@ -21,6 +21,7 @@ from robustdistill.factory import CLASSES, built, imports
 from robustdistill.located import locate_teacher
 from robustdistill.logits import DEFAULT_ROLE
 from robustdistill.modes import seeded
+from robustdistill.naming import embedded
 from robustdistill.normalise import as_the_weights
 from robustdistill.registry import Registry, callable_of
 from robustdistill.spec import ExtraSpec, Node, RunSpec
@@ -198,8 +199,8 @@ def plan(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Registry
     reads = reads_of(spec, student, dataset, registry)
     for role in reads.roles:
         if role not in spec.teachers:
-            have = ", ".join(spec.teachers) or "none"
-            raise UserError(f"{spec.method} reads the teacher {role!r}; given: {have}. Add --teacher {role}=NAME")
+            have, brought = ", ".join(spec.teachers) or "none", embedded(role, spec.data.name, registry) or "NAME"
+            raise UserError(f"{spec.method} reads the teacher {role!r}; given: {have}. Add --teacher {role}={brought}")
     return reads
 
 

@@ -55,6 +55,12 @@ def dataset_of(names: Iterable[str], registry: Registry) -> str | None:
     return shared[0]
 
 
+def embedded(role: str, data: str, registry: Registry) -> str:
+    """The teacher of a data set that comes in a package, called after `role`: "digits-clean"; "" if there is none."""
+    teachers = registry.units("teacher").items()
+    return next((n for n, t in teachers if t.path and t.dataset == data and n.endswith(f"-{role}")), "")
+
+
 def refuse_other_data(name: str, data: str, registry: Registry) -> NoReturn:
     """UserError for the name of a teacher that was trained on other data, or of none at all."""
     arch = registry.knows("model", name)

@@ -22,6 +22,8 @@ def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
         return f"unknown key {place!r}{nearest(str(leaf), _keys(model, parents), hint=hint)}"
     if e["type"] == "missing":
         return f"{place} is missing"
+    if e["type"] in ("tuple_type", "list_type") and isinstance(e["input"], int | float | str):
+        return f"{place} = {e['input']!r}: this is a list; write [{e['input']}]"
     message = e["msg"].removeprefix("Value error, ")
     return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
 

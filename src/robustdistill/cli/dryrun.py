@@ -17,7 +17,10 @@ def show(specs: "Sequence[RunSpec]", folders: Sequence[Path], *, as_json: bool) 
     from robustdistill.assemble import blank
     from robustdistill.prepare import prepare
     from robustdistill.registry import default_registry
+    from robustdistill.store import rundir
 
+    for folder in folders:
+        rundir.refuse_occupied(folder)
     registry, data = default_registry(), specs[0].data
     images = blank(registry.dataset(data.name, data.dir)) if data.dir is None else None
     run = prepare(specs[0], registry, splits=images, trial=True)

@@ -194,7 +194,9 @@ def _shape_mismatch(
     if weights[head].ndim == 2 and weights[head].shape[0] != own[head].shape[0]:
         return f"{what} has {weights[head].shape[0]} classes, the run's data has {own[head].shape[0]}"
     if weights[stem].ndim == 4 and weights[stem].shape[1] != own[stem].shape[1]:
-        return f"{what} takes images of {weights[stem].shape[1]} channels, the run's data has {own[stem].shape[1]}"
+        takes, has = weights[stem].shape[1], own[stem].shape[1]
+        told = f"{what} takes images of {takes} channels, the run's data has {has}"
+        return f"{told}: name the data set that it is for, --data NAME (without it, that is digits)"
     sizes = f"{list(weights[first].shape)} in the weights, {list(own[first].shape)} in the architecture"
     return f"{what} does not fit the architecture: {first} is {sizes}. Name the one they were made for: ARCH@FILE"
 
