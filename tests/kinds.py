@@ -89,7 +89,7 @@ WEIGHTS: dict[str, Told] = {
     "missing": (2, "no such file"),
     **FOLDER,
 }
-JUDGED = WEIGHTS | {"folder": (2, "is not a run directory")}
+JUDGED = WEIGHTS | {"folder": (2, "is not a run directory"), "missing": (2, "there is no run or file")}
 EVERYTHING = [*TEXT, *ODD, "missing"]
 KINDS = {
     "a run's spec": Kind("run/spec.toml", EVAL, [*TEXT], "run/spec.toml is not readable TOML", but={

@@ -112,6 +112,7 @@ def test_rates_follow_from_seconds() -> None:
     assert min(row.attack or 0, row.update or 0) >= 0  # differences of two measurements
 
 
+@pytest.mark.slow
 def test_rows_are_those_asked_for_and_the_baseline_comes_first() -> None:
     found = measure(
         spec_of(method="rslad"),
@@ -128,6 +129,7 @@ def test_rows_are_those_asked_for_and_the_baseline_comes_first() -> None:
     assert json.loads(json.dumps(found))["method"] == "rslad"
 
 
+@pytest.mark.slow
 def test_random_images_and_weights_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robustdistill.bench.standin.TRAIN", 40)
     monkeypatch.setattr("robustdistill.bench.standin.HOLDOUT", 20)
@@ -184,6 +186,7 @@ def test_the_command_prints_a_table_or_json(no_budget: list[str]) -> None:
     assert (missing.returncode, missing.stderr) == (2, "error: there is no file nowhere.py with a baseline\n")
 
 
+@pytest.mark.slow
 def test_saved_measurements_are_shown_again(no_budget: list[str], tmp_path: Path) -> None:
     found = rd("bench", *no_budget, "--rows", "eager", "--json").stdout
     (tmp_path / "speed.jsonl").write_text(found)

@@ -87,6 +87,7 @@ def test_the_table_of_inner_objectives(
     assert (len({tuple(row) for row in rows}) == 1) is (eps == "0")  # at radius 0 every x' is x
 
 
+@pytest.mark.slow
 def test_the_cost_of_looking_is_a_ratio_of_one_run() -> None:
     command = [sys.executable, str(BENCHMARKS / "look.py"), "--method", "nature", "--batches", "2", "--rounds", "1"]
     done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300, check=False)

@@ -92,11 +92,13 @@ def spec(teacher: str, **changes: Any) -> Any:
     return resolve([layer | changes], default_registry())
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_robust_is_soon_behind_and_a_robust_one_is_not() -> None:
     assert len(ahead(rd.train(spec("digits-clean")))) == 1
     assert ahead(rd.train(spec("digits-robust"))) == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_say_it_again(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         list(rd.train(spec("digits-clean"), out=tmp_path / "run", stop=after(30)))

@@ -450,6 +450,7 @@ def judged_and_trained(network: nn.Module) -> None:
     list(rd.train(spec, student=network))
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_computed_in_float32_whatever_shorter_formats_are_allowed() -> None:
     """In a process of its own: what is mixed of torch's two ways to say so stays mixed."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

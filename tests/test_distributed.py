@@ -27,6 +27,7 @@ from robustdistill.world import ALONE, World, current, join
 from test_run import same
 from test_stopping import equal
 
+pytestmark = pytest.mark.slow  # two processes a test, each with its own torch
 Reports = list[dict[str, Any]]
 
 
@@ -119,7 +120,6 @@ def test_noise_is_that_of_the_whole_batch(both: Reports, alone: dict[str, Any]) 
 
 
 # ---- runs -------------------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_stopped_by_one_all_stop_after_the_same_step_and_go_on_to_the_bit(ran: tuple[Path, Reports]) -> None:
     folder, (first, second) = ran
     assert first["stopped"][:2] == ("Stopped", "stopped after 0 epochs and 3 steps; it is saved")
@@ -181,7 +181,6 @@ SHORT = [*TRAIN, "--epochs", "1", "--steps", "2", "--set", "limit_batches=2"]
 LONG = [*TRAIN, "--epochs", "400", "--set", "select.every=400", "--json"]
 
 
-@pytest.mark.slow
 def test_torchrun_makes_one_run_that_one_process_judges(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "--", "robustdistill"]  # torchrun would take our --n for one of its own
@@ -208,7 +207,6 @@ def started(processes: "list[subprocess.Popen[str]]") -> Iterator[str]:
             return
 
 
-@pytest.mark.slow
 def test_sigterm_to_one_saves_and_ends_all(tmp_path: Path) -> None:
     processes = commands(LONG, tmp_path)
     assert list(started(processes))

@@ -250,6 +250,7 @@ def test_autoattack_joins_by_its_name() -> None:
     assert verdicts["aa"].accuracy == 0
 
 
+@pytest.mark.slow
 def test_cifar_weights_are_recognised_and_judged(shared: Path) -> None:
     weights, folder = shared / "teachers" / "rn-18.safetensors", shared / "data" / "cifar10-jpeg"
     verdicts = list(rd.evaluate(weights, attacks=["fgsm"], data="cifar10", data_dir=folder, n=50))

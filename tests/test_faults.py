@@ -98,6 +98,7 @@ def test_a_run_killed_at_any_operation_on_a_file_ends_as_one_that_was_not(tmp_pa
     print(f"killed at {len(tried)} of {operations} operations on files")
 
 
+@pytest.mark.slow
 def test_the_killer_kills(tmp_path: Path) -> None:
     assert driven(tmp_path / "run", 0) == (-signal.SIGKILL, 0)
     assert not (tmp_path / "run").exists()
@@ -227,6 +228,7 @@ def test_training_out_of_memory_says_what_to_change_and_goes_on_where_there_is_m
 
 
 # ---- two at once ----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = layer(method="nature", save_minutes=0)
     first: Iterator[object] = rd.train(spec, out=tmp_path / "run")

@@ -141,6 +141,7 @@ def test_a_run_by_name(tmp_path: Path) -> None:
     assert isinstance(list(rd.train(spec, out=tmp_path / "run"))[-1], Finished)
 
 
+@pytest.mark.slow
 def test_a_dry_run_knows_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     for name, told in (("svhn", "70,332 train, 2,925 holdout, 26,032 test"), ("tiny-imagenet", "96,000 train")):
         with pytest.raises(SystemExit) as ended:

@@ -125,6 +125,7 @@ def spec(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_with_more_images_goes_on_bit_for_bit(tmp_path: Path, spec: dict[str, Any]) -> None:
     asked = iter(range(99))
     list(rd.train(spec, out=tmp_path / "a"))

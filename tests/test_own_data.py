@@ -384,6 +384,7 @@ def test_the_path_is_no_part_of_the_name(tmp_path: Path) -> None:
         resolve([{"data": "imagefolder:{path}"}], REGISTRY)
 
 
+@pytest.mark.slow
 def test_a_run_on_folders_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree(tmp_path / "birds", {"owl": 40, "tit": 40}, size=16)

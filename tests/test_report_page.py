@@ -253,6 +253,7 @@ def test_runs_are_set_beside_what_can_be_compared_with_them(tmp_path: Path) -> N
 
 
 # ---- the command --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_figures_become_files(full: RunDir, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, folder = tmp_path / "page.html", tmp_path / "new" / "figures"

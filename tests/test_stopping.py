@@ -86,7 +86,12 @@ def to_the_end(out: Path, spec: dict[str, Any], start: Any, again: Any) -> int:
     raise AssertionError
 
 
-@pytest.mark.parametrize("method", [*METHODS, "mtard@official", "trades@official", "iad@official"])
+OFFICIAL = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("mtard@official", "trades@official", "iad@official")
+]
+
+
+@pytest.mark.parametrize("method", [*METHODS, *OFFICIAL])
 def test_every_method_goes_on_from_the_middle_of_an_epoch(tmp_path: Path, method: str) -> None:
     spec = layer(method=method)
     a = whole(tmp_path / "a", spec)
@@ -94,6 +99,7 @@ def test_every_method_goes_on_from_the_middle_of_an_epoch(tmp_path: Path, method
     equal(a, tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -188,6 +194,7 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "robustdistill", "train", *args]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
 def test_a_signal_saves_the_run_within_a_step(tmp_path: Path, name: str, code: int) -> None:
     out = tmp_path / "run"
@@ -288,6 +295,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so_and_ends_with_6(tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = [sys.executable, "-c", DISK, "train", "--method", "nature", "--epochs", "1", "--out", str(out)]

@@ -175,6 +175,7 @@ def large() -> Registry:
     return Registry([*load_plugins(), Plugin("large", "test", "1", {"register_datasets": {"photographs": data}})])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_a_student_learns_from_large_images(name: str, large: Registry, tmp_path: Path) -> None:
     layer = {"method": "sat", "data": "photographs", "student": f"timm:{name}", "batch_size": 4, "epochs": 1}
