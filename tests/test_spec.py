@@ -148,6 +148,7 @@ def test_eps_8_is_asked_back_as_8_of_255(eps: Any) -> None:
         ({"schedule": {"name": "cosin"}}, "schedule.name = 'cosin': input should be 'cosine', 'multistep' or"),
         ({"schedule": {"milestones": ["x"]}}, "schedule.milestones.0 = 'x': input should be a valid integer"),
         ({"schedule": {"milestones": 50}}, "schedule.milestones = 50: this is a list; write [50]"),
+        ({"schedule": {"milestones": "a"}}, "schedule.milestones = 'a': this is a list; write [\"a\"]"),
         ({"norm": "l2"}, "norm = 'l2': input should be 'linf'"),
         ({"student": {"width": 3}}, "student.name is missing"),
         ({"with": [{"gamma": 3}]}, "with.0.name is missing"),

@@ -1,5 +1,6 @@
 """What pydantic found wrong with a user's values, in sentences."""
 
+import json
 from collections.abc import Iterable
 from typing import Any, get_args, get_origin
 
@@ -23,7 +24,7 @@ def _sentence(e: dict[str, Any], where: str, model: type[BaseModel]) -> str:
     if e["type"] == "missing":
         return f"{place} is missing"
     if e["type"] in ("tuple_type", "list_type") and isinstance(e["input"], int | float | str):
-        return f"{place} = {e['input']!r}: this is a list; write [{e['input']}]"
+        return f"{place} = {e['input']!r}: this is a list; write [{json.dumps(e['input'])}]"
     message = e["msg"].removeprefix("Value error, ")
     return f"{place} = {e['input']!r}: {message[0].lower()}{message[1:]}" if place else message
 

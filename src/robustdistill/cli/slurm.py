@@ -22,7 +22,7 @@ def submit(folder: Folder, command: Sequence[str], workers: int, options: str) -
     try:
         import submitit
     except ModuleNotFoundError:
-        raise UserError("--slurm needs the package submitit: pip install 'robustdistill[slurm]'") from None
+        raise UserError("--slurm needs the package submitit: pip install submitit") from None
     given = set_layer(part for part in options.split(",") if part.strip())
     cluster = given.pop(CLUSTER, None)
     try:
