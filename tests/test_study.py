@@ -11,7 +11,7 @@ import pytest
 
 from robustdistill.errors import DamagedFile, Diverged, Stopped, UserError
 from robustdistill.registry import default_registry
-from robustdistill.store import rundir
+from robustdistill.store import rundir, sealed
 from robustdistill.store.lease import Watcher, machine
 from robustdistill.study.cost import cost
 from robustdistill.study.folder import Folder, find_folder, progress
@@ -363,3 +363,14 @@ def test_a_run_that_cannot_be_estimated_is_counted(tmp_path: Path) -> None:
     assert known.unknown == 0, "its architecture is named, and that is enough"
     one = study(axes={"teacher": ["not-there.safetensors"], "method": ["rslad"]}, plot=None)
     assert cost(items(one, REGISTRY), one.judge, REGISTRY).unknown == 1
+
+
+@pytest.mark.parametrize("other", [{}, {"eps": 0.1}, {"seed": 3}, {"n": 5, "limit": 5}], ids=str)
+def test_only_verdicts_that_the_study_would_reach_are_taken_for_its_own(other: dict[str, Any], tmp_path: Path) -> None:
+    """An `eval` by hand may have been given another radius, other images, another seed."""
+    one = folder(tmp_path, judge={"attacks": ["fgsm"]})
+    item = items(one.study, REGISTRY)[0]
+    one.run(item).path.mkdir(parents=True)
+    judged = {"eps": 0.2, "seed": 0, "n": 360, "limit": None, "verdicts": [{"attack": "fgsm"}]} | other
+    sealed.write(one.run(item).path / rundir.EVALUATION, judged)
+    assert one.lacking(item) == (["fgsm"] if other else [])

@@ -95,7 +95,9 @@ def finished(folder: Folder, item: Item, epochs: list[tuple[float, float]], verd
     (path / rundir.EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     sealed.write(path / rundir.RESULT, {})
     told = [{"attack": name, "seconds": seconds, "accuracy": 0.5} for name, seconds in verdicts.items()]
-    sealed.write(path / rundir.EVALUATION, {"verdicts": told, "limit": 30, "n": 30, "whole": False, "eps": 0.2})
+    sealed.write(
+        path / rundir.EVALUATION, {"verdicts": told, "limit": 30, "n": 30, "whole": False, "eps": 0.2, "seed": 0}
+    )
 
 
 def test_the_pace_is_that_of_the_runs_done(tmp_path: Path) -> None:

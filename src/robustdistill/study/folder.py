@@ -82,10 +82,14 @@ class Folder:
         return [name for name in self.study.judge.attacks if name not in found]
 
     def found(self, item: Item) -> list[str]:
-        """The attacks under which it was judged on the images and within the radius that the study asks for."""
+        """The attacks under which it was judged on the images and within the radius that the study asks for.
+
+        Where it names none that is the run's own: an `eval` by hand may have been given another.
+        """
         judged, ask = self.judged(item), self.study.judge
         limit = judged.get("limit", None if judged.get("whole", True) else judged.get("n"))
-        alike = bool(judged) and limit == ask.n and ask.eps in (None, judged.get("eps"))
+        eps = ask.eps or (item.spec.eps if item.spec else judged.get("eps"))
+        alike = bool(judged) and limit == ask.n and judged.get("eps") == eps and judged.get("seed") == item.seed
         return [v["attack"] for v in judged["verdicts"] if v["attack"] != "worst"] if alike else []
 
     def judged(self, item: Item) -> dict[str, Any]:
