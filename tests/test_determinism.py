@@ -105,6 +105,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_spec_and_seed_give_the_same_files(two_processes: tuple[Path, Path], method: str) -> None:
     one, two = (folder / method for folder in two_processes)

@@ -23,6 +23,7 @@ from test_stopping import after, equal, layer, to_the_end, whole
 ROOT = Path(__file__).parents[1]
 PAGES, PARTS = ROOT / "docs" / "plugins", ("inner", "outer")
 FOLDERS = sorted((ROOT / "plugins").glob("robustdistill-*"))
+pytestmark = pytest.mark.slow  # each package is installed, trained and stopped
 PROVIDED = {
     "absld": {"method": {"absld"}, "inner": {"absld"}, "outer": {"absld"}},
     "adaad": {"method": {"adaad", "adaiad"}, "outer": {"adaad", "adaiad"}},
@@ -112,13 +113,11 @@ def test_there_is_one_for_each_name() -> None:
     assert [f.name.removeprefix("robustdistill-") for f in FOLDERS] == sorted(PROVIDED)
 
 
-@pytest.mark.slow
 def test_their_own_tests_pass(environment: Environment) -> None:
     answer(environment, f"pytest -p no:cacheprovider {shlex.quote(str(ROOT / 'plugins'))}", ROOT)
 
 
 # ---- the command line -------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_in_an_environment_of_their_own_they_are_listed_and_train(environment: Environment, tmp_path: Path) -> None:
     found = {p["name"]: p for p in records(environment, "robustdistill plugins list --json", tmp_path)}
     assert {name: found[name]["state"] for name in PROVIDED} == dict.fromkeys(PROVIDED, "works")
@@ -128,7 +127,6 @@ def test_in_an_environment_of_their_own_they_are_listed_and_train(environment: E
     assert json.loads((tmp_path / "run" / "result.json").read_text())["with"] == ["igdm", "fair"]
 
 
-@pytest.mark.slow
 def test_they_keep_their_contracts(packages: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("plugins", "check", "--json")
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
