@@ -15,7 +15,7 @@ import oracle
 from robustdistill import losses
 from robustdistill.builtin.objectives import register_inner_objectives, register_outer_objectives, trd
 from robustdistill.errors import UserError
-from robustdistill.logits import Clock, Forward, Logits, Networks
+from robustdistill.logits import Clock, Forward, Logits, Networks, Reductions
 
 Log = list[str]
 Tables = dict[str, Tensor]
@@ -145,6 +145,26 @@ def test_every_objective_equals_the_oracle(name: str, params: dict[str, Any]) ->
             arrays = [table[key].numpy() for key in ("s", "s_adv", "t", "t_adv")]
             expected = EXPECTED[name](*arrays, y.numpy(), **params)
             np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+SCALED = [name for name, unit in ALL.items() if "kl_scale" in inspect.signature(OUTER.get(name[6:], unit)).parameters]
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_sum_is_over_the_global_batch(name: str) -> None:
+    """Of twice as many examples, half of them in another process, every KL has twice the factor."""
+
+    def terms(scale: str, processes: int = 1) -> Tables:
+        z = tabulated(*tables())
+        z._reductions = Reductions(size=lambda n: processes * n)
+        ALL[name](z, kl_scale=scale)
+        return z.terms
+
+    mean, one, two = terms("batchmean"), terms("sum"), terms("sum", 2)
+    kls = [term for term in mean if not torch.equal(mean[term], one[term])]
+    assert kls
+    for term in mean:
+        torch.testing.assert_close(two[term], 2 * one[term] if term in kls else one[term])
 
 
 def test_every_built_in_objective_has_its_oracle() -> None:

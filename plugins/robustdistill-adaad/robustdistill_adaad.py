@@ -43,7 +43,7 @@ def adaiad(
     w = prob(z.t_adv, z.y).detach() ** beta
     w = torch.where(z.progress < begin, torch.ones_like(w), w)
     first = w if teacher_weight == "w" else 1.0
-    teacher = z.term("teacher", first * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale))
+    teacher = z.term("teacher", first * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale, z.batch_size))
     return teacher + z.term("self", (1 - w) * kl(z.s_adv, z.s, scale=kl_scale, batch=z.batch_size))
 
 

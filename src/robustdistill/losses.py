@@ -48,8 +48,7 @@ def kl_factor(scale: KLScale, logits: Tensor, batch: int | None = None) -> float
 
     batchmean: 1 (the textbook). element_mean: 1/C (PyTorch's `mean`). rslad: 0.1 for any C (RSLAD's
     published code on both CIFARs). sum: `batch`, the examples of the global batch (`z.batch_size`), by default B.
-    The factor changes results: weight decay, cross-entropy and
-    TRD do not scale with it.
+    The factor changes results: weight decay, cross-entropy and TRD do not scale with it.
     """
     here, classes = logits.shape
     return {"batchmean": 1.0, "element_mean": 1.0 / classes, "rslad": 0.1, "sum": float(batch or here)}[scale]

@@ -9,7 +9,7 @@ from robustdistill_adaad import adaad, adaiad
 from torch import Tensor
 
 from robustdistill import Logits
-from robustdistill.logits import Clock, Networks
+from robustdistill.logits import Clock, Networks, Reductions
 from robustdistill.losses import kl
 from robustdistill.testing import check_method, check_objective
 
@@ -55,6 +55,16 @@ def batch(epoch: int = 0, dtype: torch.dtype = torch.float64, log: list[str] | N
     networks = Networks(network("S", a), {"robust": network("T", b)})
     z = Logits(x, torch.tensor([0, 1, 2, 3, 4, 0]), networks, clock=Clock.at(epoch, 10))
     return z.at(x + 0.1 * (2 * noise - 1).sign())
+
+
+@pytest.mark.parametrize("objective", [adaad, adaiad])
+def test_a_sum_is_over_the_global_batch(objective: Any) -> None:
+    def loss(processes: int) -> Tensor:
+        z = batch(epoch=5)
+        z._reductions = Reductions(size=lambda n: processes * n)
+        return objective(z, kl_scale="sum")  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(loss(2), 2 * loss(1))
 
 
 def arrays(z: Logits, *names: str) -> Any:

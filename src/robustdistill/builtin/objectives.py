@@ -92,7 +92,7 @@ def ard(
     """
     return weighted(
         z,
-        (alpha, "kl", lambda: tau**2 * kl(z.s_adv, z.t, tau, kl_scale)),
+        (alpha, "kl", lambda: tau**2 * kl(z.s_adv, z.t, tau, kl_scale, z.batch_size)),
         (1 - alpha, "ce", lambda: ce(z.s, z.y, ce_tau or tau)),
         zero_terms=zero_terms,
     )
@@ -116,8 +116,8 @@ def iad(
     first = w if teacher_weight == "w" else 1.0
     return weighted(
         z,
-        (1, "teacher", lambda: first * kl(z.s_adv, z.t, tau, kl_scale)),
-        (1, "self", lambda: (1 - w) * kl(z.s_adv, natural(z, natural_forwards), tau, kl_scale)),
+        (1, "teacher", lambda: first * kl(z.s_adv, z.t, tau, kl_scale, z.batch_size)),
+        (1, "self", lambda: (1 - w) * kl(z.s_adv, natural(z, natural_forwards), tau, kl_scale, z.batch_size)),
     )
 
 
@@ -139,9 +139,9 @@ def iad_ii(
     clean = z.by("clean")
     return weighted(
         z,
-        (alpha, "teacher", lambda: w * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale)),
+        (alpha, "teacher", lambda: w * tau**2 * kl(z.s_adv, z.t_adv, tau, kl_scale, z.batch_size)),
         (alpha, "self", lambda: (1 - w) * kl(z.s_adv, z.s, scale=kl_scale, batch=z.batch_size)),
-        (alpha_clean, "clean", lambda: tau**2 * kl(z.s_adv, clean.t_adv, tau, kl_scale)),
+        (alpha_clean, "clean", lambda: tau**2 * kl(z.s_adv, clean.t_adv, tau, kl_scale, z.batch_size)),
         (1 - alpha - alpha_clean, "ce", lambda: ce(z.s_adv, z.y)),
     )
 
