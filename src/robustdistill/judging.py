@@ -1,5 +1,6 @@
 """What `eval` does: find the network and the images, run the attacks, keep the verdicts."""
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -140,6 +141,7 @@ class Case:
         """Operations of a forward of one image."""
         return forward_flops(self.target.network, (1, *self.x.shape[1:]))
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A name for all that decides the verdicts but the attacks: weights, images, radius, seed, versions, device."""
         facts = (__version__, torch.__version__, self.device.type, self.eps, self.seed)

@@ -26,14 +26,14 @@ def facts(case: Case, target: str, *, n: int | None, device: str) -> dict[str, A
     return (
         where
         | {"eps": case.eps, "seed": case.seed, "device": device, "batch_size": case.batch_size}
-        | {"fingerprint": case.fingerprint()}
+        | {"fingerprint": case.fingerprint}
     )
 
 
 def parts(case: Case) -> Partial | None:
     """Where the finished parts of this evaluation wait for its end, in the user's cache; None where that cannot be."""
     try:
-        folder = cache.folder() / "evaluations" / case.fingerprint()[:32]
+        folder = cache.folder() / "evaluations" / case.fingerprint[:32]
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: no home folder
         return None
