@@ -4,7 +4,9 @@
     python benchmarks/autoattack.py rn-18@FILE --data cifar10 --data-dir DIR -n 1000 --device cuda --physical 1000
 
 Prints a row a stage: seconds and processor seconds of both, their ratio, robust accuracy, and the images whose verdicts
-differ. `--steps` and `--queries` shorten all attacks alike; without them the budgets are the standard ones.
+differ. On a GPU the official code runs as torch is set, with convolutions in TF32, and ours searches in TF32, judges in
+float32 and replays recorded steps; `--exact` forbids TF32 to both, `--plain` takes our steps one by one. `--steps` and
+`--queries` shorten all attacks alike; without them the budgets are the standard ones.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustdistill.arithmetic import true_float32
 from robustdistill.bench.timing import synchronize
+from robustdistill.evaluation.autoattack.replay import Loop, loop_on
 from robustdistill.evaluation.autoattack.standard import STANDARD, Part, autoattack
 from robustdistill.quantities import parse_number
 from robustdistill.registry import default_registry
@@ -44,7 +48,15 @@ def shortened(steps: int | None, queries: int | None) -> tuple[Part, ...]:
 
 
 def ours(
-    network: nn.Module, x: Tensor, y: Tensor, *, eps: float, parts: Sequence[Part], batch: int, physical: int
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    parts: Sequence[Part],
+    batch: int,
+    physical: int,
+    loop: Loop | None = None,
 ) -> list[Row]:
     """This package's stages after the clean one."""
     marks, now = {}, clock(x.device)
@@ -53,7 +65,9 @@ def ours(
         if at.done == at.units:
             marks[at.attack] = now()
 
-    done = autoattack(network, x, y, eps=eps, attacks=parts, logical_batch=batch, physical_batch=physical, watch=watch)
+    sizes: dict[str, Any] = {"logical_batch": batch, "physical_batch": physical}
+    with true_float32():
+        done = autoattack(network, x, y, eps=eps, attacks=parts, watch=watch, loop=loop, **sizes)
     last, rows = marks["clean"], []
     for stage in done.stages[1:]:
         mark = marks.get(stage.name, last)
@@ -130,11 +144,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--queries", type=int)
     parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--exact", action="store_true", help="no TF32 on a GPU, for either")
+    parser.add_argument("--plain", action="store_true", help="our steps one by one, none recorded")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Ours, then theirs, then the table."""
+    """Ours, then theirs, a row of the table as soon as it is known."""
     given, registry = arguments(), default_registry()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -145,13 +161,17 @@ def main() -> None:
     y = torch.cat([splits.test.labels, splits.holdout.labels])[: given.n].to(device)
     network = target.network.to(device).eval().requires_grad_(False)
     eps, parts = float(parse_number(given.eps or target.eps or dataset.eps)), shortened(given.steps, given.queries)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        mine = ours(network, x, y, eps=eps, parts=parts, batch=given.batch, physical=given.physical)
-        theirs = list(reference(network, x, y, eps=eps, parts=parts, batch=given.batch))
-    print(f"{given.model}, {len(x)} images, eps {eps:g}, {device}, torch {torch.__version__}, seed 0")
-    print("stage    wall, s: official  ours  ratio   processor, s: official  ours  ratio   accuracy  differing ids")
-    for pair in (*zip(theirs, mine, strict=True), (total(theirs), total(mine))):
-        print(line(*pair))
+    loop = Loop() if given.plain else loop_on(device)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not given.exact):
+        mine = ours(network, x, y, eps=eps, parts=parts, batch=given.batch, physical=given.physical, loop=loop)
+        print(f"{given.model}, {len(x)} images, eps {eps:g}, {device}, torch {torch.__version__}, seed 0")
+        print("ours:", *(f"{row.name} {row.wall:.1f} s" for row in mine), loop.why and f"not recorded: {loop.why}")
+        print("stage    wall, s: official  ours  ratio   processor, s: official  ours  ratio   accuracy  differing ids")
+        theirs = []
+        for row, own in zip(reference(network, x, y, eps=eps, parts=parts, batch=given.batch), mine, strict=True):
+            theirs.append(row)
+            print(line(row, own), flush=True)
+    print(line(total(theirs), total(mine)))
 
 
 if __name__ == "__main__":

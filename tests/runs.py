@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from games import Tiny, teacher, teachers_of
-from robustdistill.engine.recording import Recorder
 from robustdistill.engine.state import set_lr
 from robustdistill.engine.step import MinMax
 from robustdistill.engine.steps import Steps
 from robustdistill.prepare import Run, prepare
+from robustdistill.recording import Recorder
 from robustdistill.registry import default_registry
 from robustdistill.resolve import resolve
 

@@ -43,8 +43,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "naming": ("errors registry", ""),
     "resolve": ("errors logits naming quantities registry spec", ""),
     "arithmetic": ("", "torch"),
-    "engine": ("errors events logits losses modes types world", "torch"),
-    "evaluation": ("arithmetic errors events logits losses modes types world", "torch"),
+    "recording": ("", "torch"),
+    "engine": ("errors events logits losses modes recording types world", "torch"),
+    "evaluation": ("arithmetic errors events logits losses modes recording types world", "torch"),
     "data": ("errors outside types", "torch numpy pyarrow PIL"),
     "store": ("errors events outside types", "torch safetensors numpy"),
     "zoo": ("data errors outside store types", "filelock"),
@@ -67,7 +68,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "selection": ("assemble engine evaluation logits registry spec types", "torch"),
     "prepare": (
-        "assemble checks data engine errors hub located logits modes registry resolve selection spec store "
+        "assemble checks data engine errors hub located logits modes recording registry resolve selection spec store "
         "surroundings types vetting world",
         "torch",
     ),
@@ -93,8 +94,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
     "testing": (
-        "assemble checks engine errors events factory located logits losses modes plugins registry resolve run spec "
-        "store types wording",
+        "assemble checks engine errors events factory located logits losses modes plugins recording registry resolve "
+        "run spec store types wording",
         "torch numpy pydantic",
     ),
     "scaffold": ("errors registry store", ""),

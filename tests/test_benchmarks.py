@@ -1,6 +1,7 @@
 """The measuring scripts of benchmarks/ on the smallest run that they can measure."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,31 @@ def test_the_cost_of_looking_is_a_ratio_of_one_run() -> None:
     assert done.returncode == 0, done.stderr
     assert "digits-net on cpu, 2 steps of 128" in done.stdout
     assert float(done.stdout.split("ratio ")[1].split()[0]) > 0
+
+
+@pytest.mark.slow
+def test_every_part_of_the_first_ten_minutes_on_a_gpu_runs(tmp_path: Path) -> None:
+    """Here on a CPU, with the embedded digits."""
+    small = {
+        "DEVICE": "cpu",
+        "DATA": "--data digits",
+        "TEACHER": "digits-robust",
+        "STUDENT": "digits-net",
+        "ATTACK": "-n 20 --steps 2 --queries 3",
+        "TRAIN": "--set limit_batches=1 --set select.n=8",
+        "BENCH": "--rows eager --batch-size 8 --set select.n=8 --set attack.steps=1",
+        "LIMIT": "300",
+        "RD": f"{sys.executable} -m robustdistill",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    command = ["sh", str(BENCHMARKS / "short.sh"), "", "", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | small, capture_output=True, text=True, timeout=900, check=False)
+    parts = [line.split()[1:4] for line in done.stdout.splitlines() if line.startswith("== ")]
+    assert done.returncode == 0, done.stderr
+    assert parts == [[f"{name}:", "exit", "0,"] for name in PARTS], done.stdout
+    assert "\nsquare " in done.stdout
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+PARTS = ["doctor", "attack", "tests", "speed-mmard", "speed-rslad", "train"]

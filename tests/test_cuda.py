@@ -5,18 +5,28 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from doings import CASES, prepared, taken, told
 from ranks import doing
-from robustdistill.engine.recording import CudaGraphs
+from robustdistill.arithmetic import true_float32
+from robustdistill.evaluation.autoattack.replay import Loop, S, loop_on
+from robustdistill.evaluation.autoattack.standard import Part, autoattack
+from robustdistill.evaluation.autoattack.wave import Wave
 from robustdistill.prepare import Run
+from robustdistill.recording import CudaGraphs
 from robustdistill.registry import default_registry
+from robustdistill.targets import find_target
 from runs import distance, run_of, steps_of, take, train
+from test_replay import SHORT, found, wave
 from test_run import same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -72,15 +82,22 @@ def test_a_step_never_waits_for_the_host() -> None:
         run = gpu(layer)
         train(run, 2, (0,))
         picks = [p.clone() for p in run.job.steps.batches.picks(1)][:2]
-        torch.cuda.synchronize()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls the mode a prototype
-                torch.cuda.set_sync_debug_mode("error")
+        with no_waiting():
             for i, p in enumerate(picks):
                 run.job.steps.take(p, 1, i)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """RuntimeError where the host waits for the device."""
+    torch.cuda.synchronize()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls the mode a prototype
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
@@ -170,3 +187,46 @@ def test_the_same_run_twice_with_deterministic_kernels(tmp_path: Path, mode: str
 def test_a_run_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_path: Path, mode: str) -> None:
     one, two = both(STOPPED, mode, tmp_path)
     assert one == two
+
+
+# ---- AutoAttack -----------------------------------------------------------------------------------------------
+def wave_there(loop: Loop) -> Wave:
+    at = wave(loop=loop)
+    assert isinstance(at.forward, nn.Module)
+    return replace(at, forward=at.forward.cuda(), x=at.x.cuda(), y=at.y.cuda())
+
+
+class Unwaiting(Loop):
+    """Steps that must not wait for the device."""
+
+    def advance(self, step: "partial[S]", state: S, n: int, *feeds: Tensor, ahead: int = 0) -> S:
+        with no_waiting():
+            return super().advance(step, state, n, *feeds, ahead=ahead)
+
+
+@pytest.mark.parametrize("part", SHORT, ids=lambda part: part.name)
+def test_a_recorded_attack_finds_what_it_finds_step_by_step(part: Part) -> None:
+    loop = loop_on(torch.device("cuda"))
+    broken, x_adv = found(part, wave_there(Unwaiting()))
+    again, x_again = found(part, wave_there(loop))
+    assert not loop.why
+    assert loop._made
+    assert torch.equal(again, broken)
+    assert torch.equal(x_again, x_adv)
+
+
+def test_a_search_in_tf32_comes_to_the_verdicts_of_float32() -> None:
+    registry = default_registry()
+    net = find_target("digits-robust", registry, None, None).network.eval().requires_grad_(False).cuda()
+    test = registry.get("dataset", "digits").load(None).test
+    x, y = test.images[:120].cuda(), test.labels[:120].cuda()
+    outcomes = []
+    for tf32 in (False, True):
+        with torch.backends.cudnn.flags(allow_tf32=tf32), true_float32():
+            outcomes.append(autoattack(net, x, y, eps=0.2, attacks=SHORT))
+    exact, quick = outcomes
+    assert torch.equal(quick.stages[0].correct, exact.stages[0].correct)
+    assert int((quick.correct != exact.correct).sum()) <= 1
+    assert not quick.notes
+    with torch.no_grad(), true_float32():
+        assert torch.equal(net(quick.x_adv).argmax(1) == y, quick.correct)

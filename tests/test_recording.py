@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from games import game
 from robustdistill.engine import tape
-from robustdistill.engine.recording import CudaGraphs, changes, marks
 from robustdistill.engine.step import MinMax, min_max
 from robustdistill.engine.steps import WARM_STEPS
 from robustdistill.engine.tape import Tapes
 from robustdistill.logits import Logits
 from robustdistill.losses import ce, kl
+from robustdistill.recording import CudaGraphs, changes, marks
 from robustdistill.registry import default_registry
 from runs import distance, run_of, steps_of, take, train
 

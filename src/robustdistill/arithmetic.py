@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import backends
 
 T = TypeVar("T")
+
+TF32 = "tf32"
+_OUTSIDE: ContextVar[bool] = ContextVar("whether convolutions outside of true_float32 are in TF32", default=False)
 
 
 @contextmanager
@@ -20,6 +24,7 @@ def true_float32() -> Iterator[None]:
     flags = backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic
     tf32, matmul = _readable(lambda: backends.cudnn.allow_tf32), _readable(torch.get_float32_matmul_precision)
     kept = [kind.fp32_precision for kind in _kinds()]
+    outside = _OUTSIDE.set(bool(tf32) or kept[0] == TF32)
     try:
         _set_flags(True, False, True)
         _set(tf32 and False, matmul and "highest", ["ieee"] * len(kept))
@@ -27,6 +32,24 @@ def true_float32() -> Iterator[None]:
     finally:
         _set(tf32, matmul, kept)
         _set_flags(*flags)
+        _OUTSIDE.reset(outside)
+
+
+@contextmanager
+def quick_convolutions(device: torch.device) -> Iterator[bool]:
+    """Within `true_float32`, on a GPU: what cuDNN computes as it is outside of it, which is TF32 by torch's default.
+
+    For a search whose finds are judged again in float32. Yields whether it is TF32.
+    """
+    if device.type != "cuda" or not _OUTSIDE.get():
+        yield False
+        return
+    tf32, kept = _readable(lambda: backends.cudnn.allow_tf32), [kind.fp32_precision for kind in _kinds()]
+    try:
+        _set(None if tf32 is None else True, None, [TF32, TF32, *kept[2:]])
+        yield True
+    finally:
+        _set(tf32, None, kept)
 
 
 def _kinds() -> tuple[Any, ...]:

@@ -16,7 +16,6 @@ from robustdistill.engine.dryrun import Reads
 from robustdistill.engine.execution import Execution, Work
 from robustdistill.engine.forwards import Compiler
 from robustdistill.engine.job import Job, schedule
-from robustdistill.engine.recording import CudaGraphs
 from robustdistill.engine.state import State, averaged, sgd
 from robustdistill.engine.step import MinMax
 from robustdistill.engine.steps import Steps
@@ -26,6 +25,7 @@ from robustdistill.errors import UserError
 from robustdistill.located import Located, locate_teacher
 from robustdistill.logits import DEFAULT_ROLE, Clock
 from robustdistill.modes import seeded
+from robustdistill.recording import CudaGraphs
 from robustdistill.registry import Registry
 from robustdistill.resolve import advice
 from robustdistill.selection import judge_of

@@ -9,10 +9,10 @@ from torch import Generator, Tensor, nn
 
 from robustdistill.engine.batches import Batch, Batches
 from robustdistill.engine.forwards import Compiler
-from robustdistill.engine.recording import Recorder, Recording, changes, marks
 from robustdistill.engine.step import MinMax, step
 from robustdistill.errors import ProcessesApart
 from robustdistill.logits import Clock, Logits, Networks, Reductions
+from robustdistill.recording import Recorder, Recording, changes, marks
 from robustdistill.world import current
 
 WARM_STEPS = 3  # a step of every kind has run before one is recorded: kernels chosen, optimiser state allocated

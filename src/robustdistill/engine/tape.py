@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from robustdistill.engine.recording import Recording
+from robustdistill.recording import Recording
 
 Note = tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]
 ASKS_THE_HOST = frozenset({"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"})

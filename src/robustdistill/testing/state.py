@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustdistill.engine.recording import changes, marks
+from robustdistill.recording import changes, marks
 from robustdistill.testing.checks import hold
 
 

@@ -1,5 +1,6 @@
 """Auto-PGD (Croce & Hein 2020, section 3): sign-gradient ascent with momentum whose step size halves itself."""
 
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustdistill.evaluation.autoattack.losses import Loss, ce, gradient, runners_up, targeted_loss
+from robustdistill.evaluation.autoattack.replay import Loop
 from robustdistill.evaluation.autoattack.wave import (
     Found,
     Wave,
@@ -26,7 +28,7 @@ MOMENTUM, RHO = 0.75, 0.75
 def apgd_ce(wave: Wave, *, steps: int = 100) -> Found:
     """APGD on cross-entropy from one random start."""
     start = _start(draw(wave.generators(), list(wave.sizes), wave.x.shape[1:], wave.x))
-    run = partial(ascend, wave.forward, ce, eps=wave.eps, steps=steps)
+    run = partial(ascend, wave.forward, ce, eps=wave.eps, steps=steps, loop=wave.loop)
     return find_in_chunks(wave.physical, run, wave.x, wave.y, wave.y, start)
 
 
@@ -36,7 +38,8 @@ def apgd_t(wave: Wave, *, steps: int = 100, targets: int = 9) -> Found:
     One target after another, as each logical batch draws noise for what then stands in it and for nothing else.
     """
     logits = in_chunks(wave.physical, wave.forward, wave.x)
-    run = partial(ascend, wave.forward, targeted_loss(logits.shape[1]), eps=wave.eps, steps=steps)
+    loss = targeted_loss(logits.shape[1])
+    run = partial(ascend, wave.forward, loss, eps=wave.eps, steps=steps, loop=wave.loop)
     broken, x_adv = torch.zeros_like(wave.y, dtype=torch.bool), wave.x.clone()
     batch, generators = wave.batch(), wave.generators()
     for target in runners_up(logits, targets).unbind(1):
@@ -74,7 +77,16 @@ class _State(NamedTuple):
 
 
 def ascend(
-    forward: Forward, loss: Loss, x: Tensor, y: Tensor, target: Tensor, start: Tensor, *, eps: float, steps: int
+    forward: Forward,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    loop: Loop,
 ) -> Found:
     """One run from x + eps * start, |start| <= 1. Broken images leave between stretches of steps.
 
@@ -86,10 +98,11 @@ def ascend(
     broken, x_adv = torch.zeros_like(y, dtype=torch.bool), x.clone()
     s, windows = _begin(forward, loss, x, y, target, start, eps), checkpoints(steps)
     for stretch in stretches(steps):
-        for i in stretch:
-            s = _step(forward, loss, s, MOMENTUM if i else 1.0)
-            if i + 1 in windows:
-                s = _check(s, windows[i + 1])
+        for part in _between(windows, stretch):
+            step = partial(_step, forward, loss, MOMENTUM if part.start else 1.0)
+            s = loop.advance(step, s, len(part), ahead=len(stretch))
+            if part.stop in windows:
+                s = _check(s, windows[part.stop])
         broken[s.row], x_adv[s.row] = s.hit, pick(s.hit, s.hit_x, x_adv[s.row])
         stands = (~s.hit).nonzero()[:, 0]
         if len(stands) == 0:
@@ -107,6 +120,15 @@ def checkpoints(steps: int) -> dict[int, int]:
         window = max(window - less, least)
         at += window
     return found
+
+
+def _between(windows: Collection[int], stretch: range) -> Iterator[range]:
+    """The steps of a stretch, cut where a check follows."""
+    first = stretch.start
+    for last in range(stretch.start + 1, stretch.stop + 1):
+        if last in windows or last == stretch.stop:
+            yield range(first, last)
+            first = last
 
 
 def ce_passes(classes: int, *, steps: int) -> tuple[int, int]:
@@ -151,7 +173,7 @@ def _begin(forward: Forward, loss: Loss, x: Tensor, y: Tensor, target: Tensor, s
     )
 
 
-def _step(forward: Forward, loss: Loss, s: _State, weight: float) -> _State:
+def _step(forward: Forward, loss: Loss, weight: float, s: _State) -> _State:
     v = (s.x + s.size * s.grad.sign()).clamp(s.low, s.high)
     x = (s.x + (v - s.x) * weight + (s.x - s.before) * (1 - weight)).clamp(s.low, s.high)
     logits, value, grad = gradient(forward, loss, x, s.y, s.target)

@@ -50,8 +50,7 @@ def _pairs(wave: Wave, image: Tensor, target: Tensor, steps: int, broken: Tensor
     s = _State(image, wave.y[image], target, x0, x0, torch.zeros_like(image, dtype=torch.bool), x0)
     step = partial(_step, wave.forward, wave.eps)
     for stretch in stretches(steps):
-        for _ in stretch:
-            s = step(s)
+        s = wave.loop.advance(step, s, len(stretch))
         broken[s.image[s.hit]] = True
         rows = _one_of_each(s.image, s.hit, len(broken))
         x_adv[s.image[rows]] = s.hit_x[rows]

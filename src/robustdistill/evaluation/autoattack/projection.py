@@ -14,7 +14,7 @@ def to_hyperplane(points: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
         F(lam) = sum_i |w_i| min(lam, room_i) = |gap|,   gap = <w, t> - b.
 
     F is concave and piecewise linear, so Newton's method from lam = 0 rises to the root and is exact once it is on
-    the root's piece: after 2 to 5 rounds in practice. (A CPU stops there; elsewhere nothing is read back.)
+    the root's piece: after 2 to 5 rounds in practice. (A CPU stops there; from a GPU nothing is read back.)
 
     Args: points t `[..., B, n]` in [0, 1]; normal w `[B, n]`; gap `[..., B]`. Returns d `[..., B, n]`.
     """
@@ -27,7 +27,11 @@ def to_hyperplane(points: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
         slope = (weight * free).sum(-1, keepdim=True)
         spent = (weight * room.masked_fill(free, 0)).sum(-1, keepdim=True)
         raised = torch.where(slope > 0, (need - spent) / slope, 1.0).maximum(lam).clamp(max=1)
-        if lam.device.type == "cpu" and torch.equal(raised, lam):
+        if _at_rest(raised, lam):
             break
         lam = raised
     return downhill * lam.minimum(room)
+
+
+def _at_rest(new: Tensor, old: Tensor) -> bool:
+    return old.device.type == "cpu" and torch.equal(new, old)

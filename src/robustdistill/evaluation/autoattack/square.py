@@ -2,11 +2,13 @@
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustdistill.evaluation.autoattack.losses import margin
+from robustdistill.evaluation.autoattack.replay import Loop
 from robustdistill.evaluation.autoattack.wave import Found, Wave, ball, draw, find_in_chunks, pick, stretches
 from robustdistill.logits import Forward
 
@@ -19,7 +21,7 @@ def square(wave: Wave, *, queries: int = 5000) -> Found:
     (channels, _, width), generators = wave.x.shape[1:], wave.generators()
     stripes = _colour(draw(generators, list(wave.sizes), (channels, 1, width), wave.x))
     draws = draw(generators, [queries] * len(wave.sizes), (2 + channels,), wave.x)
-    run = partial(_search, wave.forward, draws.view(-1, queries, 2 + channels), eps=wave.eps)
+    run = partial(_search, wave.forward, draws.view(-1, queries, 2 + channels), eps=wave.eps, loop=wave.loop)
     return find_in_chunks(wave.physical, run, wave.x, wave.y, wave.batch(), stripes)
 
 
@@ -49,25 +51,41 @@ def _colour(uniform: Tensor) -> Tensor:
     return (2 * uniform - 1).sign()
 
 
+class _State(NamedTuple):
+    """Each tensor a row an image; `row` is the image's place in the chunk, `batch` its logical batch."""
+
+    row: Tensor
+    batch: Tensor
+    y: Tensor
+    low: Tensor
+    high: Tensor
+    x: Tensor
+    margin: Tensor  # at x, the least so far
+    tried: Tensor  # the margin of the last proposal
+
+
 def _search(
-    forward: Forward, draws: Tensor, x: Tensor, y: Tensor, batch: Tensor, stripes: Tensor, *, eps: float
+    forward: Forward, draws: Tensor, x: Tensor, y: Tensor, batch: Tensor, stripes: Tensor, *, eps: float, loop: Loop
 ) -> Found:
-    (low, high), (height, width) = ball(x, eps), x.shape[2:]
     x_adv = (x + eps * stripes).clamp(0, 1)
     least, row = margin(forward(x_adv), y), torch.arange(len(x), device=x.device)
-    v, best = x_adv, least
+    s, step = _State(row, batch, y, *ball(x, eps), x_adv, least, least), partial(_step, forward)
     for stretch in stretches(draws.shape[1]):
-        stands = (best > 0).nonzero()[:, 0]
-        row, batch, y, low, high, v, best = (t[stands] for t in (row, batch, y, low, high, v, best))
-        if len(row) == 0:
+        stands = (s.margin > 0).nonzero()[:, 0]
+        if len(stands) == 0:
             break
-        for change in 2 * eps * squares(draws, stretch, height, width):
-            trial = (v + change[batch]).clamp(low, high)
-            value = margin(forward(trial), y)
-            better = (value < best) & (best > 0)
-            best, v = torch.where(better, value, best), pick(better, trial, v)
-        least[row], x_adv[row] = best, v
+        s = _State._make(t[stands] for t in s)
+        s = loop.advance(step, s, len(stretch), 2 * eps * squares(draws, stretch, *x.shape[2:]))
+        least[s.row], x_adv[s.row] = s.margin, s.x
     return least <= 0, pick(least <= 0, x_adv, x)
+
+
+def _step(forward: Forward, s: _State, change: Tensor) -> _State:
+    """Tries x + the change `[U, C, H, W]` of each image's batch; keeps it where the margin falls."""
+    trial = (s.x + change[s.batch]).clamp(s.low, s.high)
+    value = margin(forward(trial), s.y)
+    better = (value < s.margin) & (s.margin > 0)
+    return s._replace(x=pick(better, trial, s.x), margin=torch.where(better, value, s.margin), tried=value)
 
 
 def passes(classes: int, *, queries: int) -> tuple[int, int]:

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustdistill.arithmetic import quick_convolutions
 from robustdistill.evaluation.autoattack import apgd, fab, flags, square
+from robustdistill.evaluation.autoattack.replay import Loop, loop_on
 from robustdistill.evaluation.autoattack.units import unit_key
 from robustdistill.evaluation.autoattack.wave import Found, Wave, in_chunks, right
 from robustdistill.evaluation.keep import Keep
@@ -57,6 +60,7 @@ def autoattack(
     fingerprint: str = "",
     keep: Keep | None = None,
     watch: Watch | None = None,
+    loop: Loop | None = None,
 ) -> Outcome:
     """Attacks images x `[N, C, H, W]` (uint8, or float in [0, 1]) with labels y `[N]` in the L-inf ball of `eps`.
 
@@ -65,13 +69,15 @@ def autoattack(
     the official code draws from `seed` for its batches of that size. `physical_batch`, the most images in one forward,
     may be smaller or larger. It changes no draw and no rule: only the last bit where a kernel rounds otherwise at
     another batch size. An image counts as broken if a fresh forward says so after its unit and once more at the end.
+    On a GPU, unless TF32 is turned off, attacks search in TF32, every such forward is in float32, and what it denies is
+    attacked again in float32; `loop` records steps as CUDA graphs where that repays.
 
     With `keep`, units that were finished before are not run again; `fingerprint` names model and data (see
     `keep.fingerprint`) where it holds those of several. `watch` hears of each unit once it is kept. Several
     processes share the units of each attack. Raises UserError for what cannot be judged.
     """
     x, y = flags.checked(forward, x, y, eps, physical_batch)
-    job = _Job(forward, x, y, eps, seed, logical_batch, physical_batch, fingerprint, keep)
+    job = _Job(forward, x, y, eps, seed, logical_batch, physical_batch, fingerprint, keep, loop or loop_on(x.device))
     x_adv, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
     stages: list[Stage] = []
     notes: list[str] = []
@@ -106,6 +112,7 @@ class _Job:
     physical: int
     fingerprint: str
     keep: Keep | None
+    loop: Loop
 
     def units(self, standing: Tensor) -> list[Tensor]:
         """The ids of the images of each logical batch."""
@@ -150,13 +157,34 @@ def _results(job: _Job, part: Part, units: Sequence[Tensor]) -> Iterator[tuple[T
 def _attack(job: _Job, part: Part, units: Sequence[Tensor]) -> list[dict[str, Tensor]]:
     """Runs one attack on some units at once; for each: `claimed` and `broken` `[n]`, the broken ones' `images`."""
     ids, sizes = torch.cat(list(units)), tuple(map(len, units))
-    wave = Wave(job.forward, job.x[ids], job.y[ids], job.eps, sizes, job.seed, job.physical)
-    claimed, x_adv = part.run(wave, **part.params)
-    broken = claimed.clone()
-    if bool(claimed.any()):
-        broken[claimed] = ~_right(job.forward, x_adv[claimed], wave.y[claimed], job.physical)
+    wave = Wave(job.forward, job.x[ids], job.y[ids], job.eps, sizes, job.seed, job.physical, job.loop)
+    claimed, broken, x_adv = _found(part, wave)
     parts = zip(*(torch.split(v, list(sizes)) for v in (claimed, broken, x_adv)), strict=True)
     return [{"claimed": c, "broken": b, "images": v[b]} for c, b, v in parts]
+
+
+def _found(part: Part, wave: Wave) -> tuple[Tensor, Tensor, Tensor]:
+    """(claimed, broken, x'): what the attack says and what a fresh forward says of it.
+
+    Found in TF32, denied in float32: such images lie on the boundary, and are attacked again in float32.
+    """
+    with quick_convolutions(wave.x.device) if part is not CLEAN else nullcontext(False) as quick:
+        claimed, x_adv = part.run(wave, **part.params)
+    broken = _confirmed(wave, claimed, x_adv)
+    rows = (claimed & ~broken).nonzero()[:, 0]
+    if quick and len(rows):
+        few = wave.of(rows)
+        claimed[rows], x_adv[rows] = part.run(few, **part.params)
+        broken[rows] = _confirmed(few, claimed[rows], x_adv[rows])
+    return claimed, broken, x_adv
+
+
+def _confirmed(wave: Wave, claimed: Tensor, x_adv: Tensor) -> Tensor:
+    """Which of the images that an attack took for broken a fresh forward finds so."""
+    broken = claimed.clone()
+    if bool(claimed.any()):
+        broken[claimed] = ~_right(wave.forward, x_adv[claimed], wave.y[claimed], wave.physical)
+    return broken
 
 
 def _right(forward: Forward, x: Tensor, y: Tensor, physical: int) -> Tensor:

@@ -1,11 +1,12 @@
 """What an attack of the ensemble works on: some logical batches of standing images, and how they are run."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
 
+from robustdistill.evaluation.autoattack.replay import Loop
 from robustdistill.logits import Forward
 
 Found = tuple[Tensor, Tensor]
@@ -19,8 +20,8 @@ class Wave:
     """The images of one or more logical batches, one batch after another.
 
     A logical batch is a batch of the official code: its random numbers start at `seed`, whatever runs beside it.
-    `sizes` are the batches' lengths; x `[N, C, H, W]` in [0, 1], y `[N]` with N = sum(sizes); `physical` is the
-    most images that one forward may get, which decides speed and memory and no verdict.
+    `sizes` are the batches' lengths; x `[N, C, H, W]` in [0, 1], y `[N]` with N = sum(sizes). Two things decide speed
+    and memory and no verdict: `physical`, the most images that one forward may get, and `loop`, which takes the steps.
     """
 
     forward: Forward
@@ -30,11 +31,17 @@ class Wave:
     sizes: tuple[int, ...]
     seed: int = 0
     physical: int = 250
+    loop: Loop = field(default_factory=Loop)
 
     def batch(self) -> Tensor:
         """`[N]`: the index of each image's logical batch."""
         sizes = torch.tensor(self.sizes, device=self.x.device)
         return torch.repeat_interleave(torch.arange(len(self.sizes), device=self.x.device), sizes)
+
+    def of(self, rows: Tensor) -> "Wave":
+        """Some of the images, in order, as logical batches of their own; their steps are taken one by one."""
+        sizes = tuple(n for n in self.batch()[rows].bincount(minlength=len(self.sizes)).tolist() if n)
+        return replace(self, x=self.x[rows], y=self.y[rows], sizes=sizes, loop=Loop())
 
     def generators(self) -> list[Generator]:
         """Each logical batch's own random stream, on the CPU as in the official code."""
