@@ -283,6 +283,18 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose("auto", "fp32", torch.device("cuda:1"), much)[0].mode == "compile"
 
 
+def test_a_process_that_sees_its_own_gpu_alone_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So SLURM's --gpus-per-task=1 starts them; torchrun's processes all see the same ones."""
+    monkeypatch.setattr("robustdistill.engine.execution.current", lambda: World(3, 4, 3))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert pick_device("cuda") == pick_device("auto") == torch.device("cuda:0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UserError, match=r"cuda:3.* 1 CUDA devices"):
+        pick_device("cuda")
+
+
 def test_sync_bn_refuses_a_layer_that_it_does_not_know() -> None:
     class Own(torch.nn.BatchNorm2d):
         pass

@@ -4,6 +4,7 @@ The mathematics has one home, `engine.step`. A mode only says who runs it: Pytho
 networks compiled (`compile`), or the device alone, replaying a recorded step (`graph`).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def cpu_computes_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where it is available, else the CPU. UserError for a device that is not there.
 
-    Of several processes on a machine each has a GPU of its own: `cuda` is the one with its number.
+    Of several processes on a machine each has a GPU of its own: `cuda` is the one with its number, or the one it sees.
     """
     here = current()
     if name == "auto":
@@ -120,7 +121,7 @@ def pick_device(name: str) -> torch.device:
     if here.size > 1 and name.startswith("cuda:"):
         raise UserError(f"--device {name}: each process takes a GPU of its own; write --device cuda")
     if here.size > 1 and name == "cuda":
-        name = f"cuda:{here.local}"
+        name = f"cuda:{0 if _sees_its_own_alone() else here.local}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -131,6 +132,11 @@ def pick_device(name: str) -> torch.device:
         have = torch.cuda.device_count()
         raise UserError(f"--device {name}: this machine offers {have} CUDA devices to torch; use --device cpu")
     return device
+
+
+def _sees_its_own_alone() -> bool:
+    """Whether each process of this machine was shown one GPU, which torchrun does not do. NCCL refuses one for two."""
+    return torch.cuda.device_count() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def freeze(network: nn.Module) -> nn.Module:
