@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "logits": ("errors", "torch"),
     "modes": ("", "torch"),
     "collectives": ("errors", "torch"),
+    "blame": ("", "torch"),
     "world": (
         "collectives errors",
         "torch",
@@ -63,7 +64,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "located": ("errors naming registry spec store stored types zoo", ""),
     "architectures": ("engine errors factory hub registry spec", "torch"),
     "assemble": (
-        "checks data engine errors factory hub located logits modes naming normalise registry spec store types",
+        "blame checks data engine errors factory hub located logits modes naming normalise registry spec store types",
         "torch",
     ),
     "selection": ("assemble engine evaluation logits registry spec types", "torch"),

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustdistill import hub
+from robustdistill.blame import of_meta
 from robustdistill.checks import check_network, check_split
 from robustdistill.data import own
 from robustdistill.data.keys import generator, key
@@ -218,10 +219,7 @@ def reads_of(spec: RunSpec, student: nn.Module, dataset: Dataset, registry: Regi
         raise
     except Exception as error:  # of a plugin's objective, or of a student that does not take these images
         pair = f"inner {spec.inner.name!r}, outer {spec.outer.name!r}, student {spec.student.name!r}"
-        raise PluginError(
-            f"a trial step on device meta failed ({pair}): {error}. Objectives must not ask the host for values "
-            f"(.item(), if tensor, masks)"
-        ) from error
+        raise PluginError(f"a trial step on device meta failed ({pair}): {of_meta(error)}") from error
 
 
 def training_parts(splits: Splits, select: str) -> list[Split]:
