@@ -106,6 +106,11 @@ def frozen_in_inference() -> nn.Module:
         return Tiny()
 
 
+def exported(training: bool = False, any_batch: bool = True) -> nn.Module:
+    shapes = ({0: torch.export.Dim("batch")},) if any_batch else None
+    return torch.export.export(Tiny().train(training), (torch.rand(4, 1, 8, 8),), dynamic_shapes=shapes).module()
+
+
 def linear(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
 
@@ -291,6 +296,12 @@ NETWORKS = [
         "a last batch of one image", "1,257 images in batches of 8", student_=Single, batch_size=8, limit_batches=None
     ),
     evaluate("a model of other classes", "the model has 7 classes", model=partial(linear, 7)),
+    train("an exported student", "give the module that was exported", student_=exported),
+    train("an exported teacher", "give the module that was exported", teacher_=exported),
+    evaluate("a model exported in train mode", "call .eval() before", model=partial(exported, training=True)),
+    evaluate(
+        "a model exported for one size of batch", "for batches of 4 alone", model=partial(exported, any_batch=False)
+    ),
     evaluate("a model made under inference_mode", "made under torch.inference_mode()", model=frozen_in_inference),
 ]
 NUMBERS = [

@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "modes": ("", "torch"),
     "collectives": ("errors", "torch"),
     "blame": ("", "torch"),
+    "exported": ("errors", "torch"),
     "world": (
         "collectives errors",
         "torch",
@@ -69,8 +70,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "selection": ("assemble engine evaluation logits registry spec types", "torch"),
     "prepare": (
-        "assemble checks data engine errors hub located logits modes recording registry resolve selection spec store "
-        "surroundings types vetting world",
+        "assemble checks data engine errors exported hub located logits modes recording registry resolve selection "
+        "spec store surroundings types vetting world",
         "torch",
     ),
     "stored": ("errors spec store", ""),
@@ -83,7 +84,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "saving": ("errors events prepare store types world", ""),
     "targets": ("assemble errors hub located naming registry run spec store stored", "torch"),
     "judging": (
-        "__version__ assemble checks engine errors evaluation quantities registry surroundings targets types world",
+        "__version__ assemble checks engine errors evaluation exported quantities registry surroundings targets types "
+        "world",
         "torch",
     ),
     "earlier": ("errors evaluation store", "torch"),

@@ -23,6 +23,7 @@ from robustdistill.evaluation.diagnostics import diagnose
 from robustdistill.evaluation.examples import examples
 from robustdistill.evaluation.keep import Keep, fingerprint
 from robustdistill.evaluation.verdict import Verdict, worst
+from robustdistill.exported import refuse_unjudged
 from robustdistill.quantities import radius_of
 from robustdistill.registry import Registry, default_registry
 from robustdistill.surroundings import driven
@@ -192,6 +193,7 @@ def case(
     radius, where = radius_of(eps if eps is not None else target.eps or dataset.eps), pick_device(device)
     x, y = _images(images, labels, dataset, target, n)
     check_modules({"the model": target.network})
+    refuse_unjudged("the model", target.network)
     return Case(target, x, y, radius, target.seed if seed is None else seed, where, registry, batch_size)
 
 

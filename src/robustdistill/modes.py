@@ -1,7 +1,7 @@
 """Networks put into a mode for the length of a block, and left as they were found."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -16,7 +16,8 @@ def attacked(student: nn.Module, bn: str = "eval") -> Iterator[None]:
     """
     modes, frozen = _modes(student), [p for p in student.parameters() if p.requires_grad]
     buffers = [b.clone() for b in student.buffers()] if bn == "train_frozen_stats" else []
-    student.train(bn != "eval")
+    with suppress(NotImplementedError):  # of an exported program, which has the one mode that it was exported in
+        student.train(bn != "eval")
     for p in frozen:  # a graph would otherwise compute every weight's gradient too
         p.requires_grad_(False)
     try:

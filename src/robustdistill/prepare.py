@@ -22,6 +22,7 @@ from robustdistill.engine.steps import Steps
 from robustdistill.engine.syncbn import synchronised
 from robustdistill.engine.work import estimate
 from robustdistill.errors import UserError
+from robustdistill.exported import refuse_exported
 from robustdistill.located import Located, locate_teacher
 from robustdistill.logits import DEFAULT_ROLE, Clock
 from robustdistill.modes import seeded
@@ -89,7 +90,8 @@ def prepare(
     dataset: Dataset = registry.dataset(spec.data.name, spec.data.dir)
     given = dict(teacher) if isinstance(teacher, Mapping) else {DEFAULT_ROLE: teacher} if teacher is not None else {}
     own = {"student": student} if student is not None else {}
-    check_modules({**own, **{f"teacher {role!r}": t for role, t in given.items()}})
+    check_modules(modules := {**own, **{f"teacher {role!r}": t for role, t in given.items()}})
+    refuse_exported(modules)
     spec = _named_after(spec, student, given)
     student = student or assemble.build_student(spec, dataset, registry)
     reads = assemble.plan(spec, student, dataset, registry)
