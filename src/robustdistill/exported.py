@@ -9,10 +9,8 @@ from torch.fx import GraphModule, Node
 
 from robustdistill.errors import UserError
 
-AS_TRAINING: dict[Any, int] = {
-    torch.ops.aten.batch_norm.default: 5,
-    torch.ops.aten.dropout.default: 2,
-}  # which argument says so
+# Operation -> the argument that says whether it trains.
+AS_TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 DYNAMIC = 'torch.export.export(..., dynamic_shapes=({0: torch.export.Dim("batch")},))'
 
 
