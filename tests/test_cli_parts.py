@@ -5,7 +5,9 @@ import errno
 import io
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 import time
 import warnings
@@ -17,7 +19,7 @@ import pytest
 import torch
 
 from robustdistill import noted
-from robustdistill.cli import comparison, failures, flags, folders, main, outcomes, progress, render
+from robustdistill.cli import comparison, failures, flags, folders, main, outcomes, progress, render, threads
 from robustdistill.cli.references import References
 from robustdistill.errors import DamagedFile, Diverged, PluginError, UserError
 from robustdistill.evaluation.verdict import Verdict, worst
@@ -25,6 +27,41 @@ from robustdistill.events import Evaluated, Event, Finished, Saved, Started, Ste
 from robustdistill.report.tables import Table
 from robustdistill.run import as_spec
 from robustdistill.store import rundir
+
+
+# ---- threads ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("given", "torch", "set_to"),
+    [
+        ({}, False, "1000"),
+        ({}, True, None),  # it has been read
+        ({"GOMP_SPINCOUNT": "7"}, False, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, False, None),
+    ],
+)
+def test_idle_threads_sleep_unless_told_otherwise(
+    given: dict[str, str], torch: bool, set_to: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (threads.SPINS, threads.POLICY):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if not torch:
+        monkeypatch.delitem(sys.modules, "torch")
+    threads.patient()
+    assert os.environ.get(threads.SPINS) == set_to
+
+
+def test_a_command_says_how_threads_wait_before_torch_is_there() -> None:
+    script = (
+        "import atexit, os, sys; from robustdistill.cli import main; "
+        "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); "
+        "main(['explain', 'mmard'])"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in (threads.SPINS, threads.POLICY)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.splitlines()[-1] == "True 1000", done.stderr
 
 
 # ---- failures -----------------------------------------------------------------------------------------------

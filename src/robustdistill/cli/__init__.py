@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from robustdistill.cli import failures, processes
+from robustdistill.cli import failures, processes, threads
 
 DEBUG, JSON = "--debug", "--json"
 
@@ -18,6 +18,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     given = list(sys.argv[1:] if args is None else args)
     failures.install()
+    threads.patient()
     if JSON in given:  # a program is listening: nothing moves on stderr while a data set is downloaded
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with processes.speaking() as stderr:
