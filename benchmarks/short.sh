@@ -3,11 +3,11 @@
 #   sh benchmarks/short.sh DATA_DIR RN18_FILE [OUT]
 # gpu.sh, evaluation.sh and mmard.sh then take longer. What each part prints is also in OUT. Read from the environment:
 # DEVICE (cuda), LIMIT (of a part, 150 s), DATA, TEACHER and STUDENT in place of CIFAR-10 and RN-18s, further flags of the
-# parts (ATTACK, BENCH, TRAIN), and RD='python -m robustdistill' where the program is not a command.
+# parts (ATTACK, BENCH, TRAIN), PYTHON (python), and RD='python -m robustdistill' where the program is not a command.
 set -eu
 data=${DATA:---data cifar10 --data-dir ${1:?the folder with CIFAR-10}}
 teacher=${TEACHER:-rn-18@${2:?the weights of an RN-18}} student=${STUDENT:-rn-18} out=${3:-runs/short}
-here=$(dirname "$0") rd=${RD:-robustdistill} device="--device ${DEVICE:-cuda}"
+here=$(dirname "$0") python=${PYTHON:-python} rd=${RD:-robustdistill} device="--device ${DEVICE:-cuda}"
 mkdir -p "$out"
 
 part() {
@@ -21,8 +21,8 @@ part() {
 # shellcheck disable=SC2086
 {
     part doctor $rd doctor $device
-    part attack python "$here/autoattack.py" "$teacher" $data $device -n 1000 --physical 1000 ${ATTACK:-}
-    part tests python -m pytest -q --maxfail 8 "$here/../tests/test_cuda.py"
+    part attack "$python" "$here/autoattack.py" "$teacher" $data $device -n 1000 --physical 1000 ${ATTACK:-}
+    part tests "$python" -m pytest -q --maxfail 8 "$here/../tests/test_cuda.py"
     for method in mmard rslad; do
         part "speed-$method" $rd bench --method $method --student "$student" --teacher "$teacher" $data $device \
             --seconds 1 --baseline "$here/published.py" ${BENCH:-}
