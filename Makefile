@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo      install, train an MMARD student on the digits, evaluate it, print the table"
 	@echo "make test      install, lint, type-check and run the tests that take seconds (7 to 10 minutes on two cores)"
-	@echo "make test-slow the tests that take longer: whole commands, environments, processes that are killed (some 15 minutes)"
+	@echo "make test-slow the tests that take longer: whole commands, environments, processes that are killed (9 to 15 minutes)"
 	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (13 minutes)"
 	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (an hour on two cores)"
 	@echo "make minis     the paper's tables on the digits, two runs at a time (an hour or two), into results/"
