@@ -11,7 +11,7 @@ help:
 	@echo "make test      install, lint, type-check and run the tests that take seconds (7 to 10 minutes on two cores)"
 	@echo "make test-slow the tests that take longer: whole commands, environments, processes that are killed (9 to 15 minutes)"
 	@echo "make test-faults  kill runs 50 times and at every operation on a file, 10,000 fuzzed files (13 minutes)"
-	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (an hour on two cores)"
+	@echo "make digits    the comparison of README and docs: 8 methods x 3 seeds (an hour to an hour and a half on two cores)"
 	@echo "make minis     the paper's tables on the digits, two runs at a time (an hour or two), into results/"
 	@echo "make modes     the same three digits runs in every mode and number format (some 15 minutes)"
 	@echo "make gpu       on a GPU: the CUDA tests, then speed by mode beside the published style"

@@ -3,10 +3,10 @@
     python benchmarks/autoattack.py digits-robust -n 300
     python benchmarks/autoattack.py rn-18@FILE --data cifar10 --data-dir DIR -n 1000 --device cuda --physical 1000
 
-Prints a row a stage: seconds and processor seconds of both, their ratio, robust accuracy, and the images whose verdicts
-differ. On a GPU the official code runs as torch is set, with convolutions in TF32, and ours searches in TF32, judges in
-float32 and replays recorded steps; `--exact` forbids TF32 to both, `--plain` takes our steps one by one. `--steps` and
-`--queries` shorten all attacks alike; without them the budgets are the standard ones.
+Prints a row a stage: seconds and processor seconds of both, their ratio, robust accuracy, and the images whose
+verdicts differ. On a GPU the official code runs with cuDNN's deterministic kernels and convolutions in TF32, and ours
+searches in TF32, judges in float32 and replays recorded steps; `--exact` forbids TF32 to both, `--plain` takes our
+steps one by one. `--steps` and `--queries` shorten all attacks alike; without them the budgets are the standard ones.
 """
 
 import argparse

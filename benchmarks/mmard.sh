@@ -4,7 +4,7 @@
 # EPOCHS, SEEDS, JOBS (runs that share the GPU), CELLS (parts of names, separated by |), DEVICE, N (test images) and MORE
 # (flags of `train`) are read from the environment; stopped, the same command goes on. 51 runs of 15 epochs with the RN-18
 # are about 1,900 PFLOP, some two hours of one H100 if it is kept busy (an estimate); CELLS='no TRD|1e-12|prob mean' is
-# a third of it, and with EPOCHS=5 SEEDS=0 and no WRN_FILE a first look in some ten minutes.
+# a third of it, and with EPOCHS=5 SEEDS=0 and no WRN_FILE a first look in some ten minutes (an estimate too).
 # Prints two tables and where x' goes; say "CIFAR-10-JPEG" beside the numbers if the images are a JPEG re-encoding.
 set -eu
 data=${1:?the folder with CIFAR-10} small=${2:?the weights of an RN-18 teacher} large=${3:-} out=${4:-runs/mmard-cifar10}

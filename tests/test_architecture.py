@@ -97,8 +97,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("data engine errors plugins registry resolve store", "torch packaging"),
     "testing": (
-        "assemble checks engine errors events factory located logits losses modes plugins recording registry resolve "
-        "run spec store types wording",
+        "assemble blame checks engine errors events factory located logits losses modes plugins recording registry "
+        "resolve run spec store types wording",
         "torch numpy pydantic",
     ),
     "scaffold": ("errors registry store", ""),

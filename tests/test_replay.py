@@ -198,8 +198,8 @@ def test_another_step_or_shape_is_recorded_anew() -> None:
 class Hasty:
     """A network that takes images near its boundary for wrong while the search is on."""
 
-    def __init__(self, forward: Forward, y: Tensor) -> None:
-        self.forward, self.y, self.on, self.searched = forward, y, False, 0
+    def __init__(self, forward: Forward) -> None:
+        self.forward, self.on = forward, False
 
     def __call__(self, v: Tensor) -> Tensor:
         out = self.forward(v)
@@ -208,7 +208,6 @@ class Hasty:
         return out + hasty if self.on else out
 
     def quick(self, device: torch.device) -> Any:
-        self.searched += 1
         return self
 
     def __enter__(self) -> bool:
@@ -222,7 +221,7 @@ class Hasty:
 def test_what_float32_denies_is_attacked_again_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     at = wave(n=40)
     how: dict[str, Any] = {"eps": at.eps, "attacks": SHORT, "logical_batch": 16}
-    exact, hasty = autoattack(at.forward, at.x, at.y, **how), Hasty(at.forward, at.y)
+    exact, hasty = autoattack(at.forward, at.x, at.y, **how), Hasty(at.forward)
     again, of = list[int](), Wave.of
     monkeypatch.setattr(Wave, "of", lambda self, rows: (again.append(len(rows)), of(self, rows))[1])
     monkeypatch.setattr(standard, "quick_convolutions", hasty.quick)

@@ -1,4 +1,4 @@
-"""Errors of a trial step on device meta, as a sentence: what was raised, by whose line, and what it may mean."""
+"""Errors of what others wrote: by whose line they were raised, and what they may mean on device meta."""
 
 import traceback
 from pathlib import Path
@@ -11,13 +11,13 @@ ADVICE = "Objectives must not ask the host for values (.item(), if tensor, masks
 
 def of_meta(error: Exception) -> str:
     """`KeyError: 'peer' (mine.py, line 12)`, with advice where device meta is what the error is about."""
-    said = traceback.format_exception_only(error)[-1].strip()
+    said, at = traceback.format_exception_only(error)[-1].strip(), line_of(error)
     asked = isinstance(error, RuntimeError | TypeError) and "meta" in str(error).lower()
-    return f"{said}{_place(error)}" + (f". {ADVICE}" if asked else "")
+    return said + (f" ({at.filename}, line {at.lineno})" if at else "") + (f". {ADVICE}" if asked else "")
 
 
-def _place(error: Exception) -> str:
-    """The innermost line that is neither torch's nor ours, in brackets, if there is one."""
+def line_of(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost line that is neither torch's nor ours, if there is one."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in OURS)]
-    return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    return theirs[-1] if theirs else None

@@ -109,6 +109,11 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return ["{}.{}".format(*(after.get(k) or before[k])[:2]) for k in keys]
 
 
+def first_line(error: Exception) -> str:
+    """What stood against a recording, in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 

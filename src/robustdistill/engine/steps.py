@@ -12,7 +12,7 @@ from robustdistill.engine.forwards import Compiler
 from robustdistill.engine.step import MinMax, step
 from robustdistill.errors import ProcessesApart
 from robustdistill.logits import Clock, Logits, Networks, Reductions
-from robustdistill.recording import Recorder, Recording, changes, marks
+from robustdistill.recording import Recorder, Recording, changes, first_line, marks
 from robustdistill.world import current
 
 WARM_STEPS = 3  # a step of every kind has run before one is recorded: kernels chosen, optimiser state allocated
@@ -95,7 +95,7 @@ class Steps:
             except (torch.OutOfMemoryError, ProcessesApart):
                 raise
             except Exception as error:  # if it is not the compiler's, the plain networks raise it again
-                why = _first_line(error)
+                why = first_line(error)
                 restore()
         self.compiler.enabled = False
         self._reseed(self.start, self.common, epoch, i)
@@ -127,7 +127,7 @@ class Steps:
                 return self._recording.out.clone()
             except Exception as error:
                 restore()
-                self._give_up(f"the step cannot be recorded: {_first_line(error)}")
+                self._give_up(f"the step cannot be recorded: {first_line(error)}")
         self.start = Generator(self.start.device)  # the old one may still believe that it is being recorded
         self.start.manual_seed(self.seed("start", epoch, i))
         return self._plain(picks)
@@ -169,7 +169,3 @@ def _restorable(*modules: nn.Module) -> Iterator[Callable[[], None]]:
             t.copy_(kept)
 
     yield restore
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,15 +1,15 @@
 """What a check is and how a list of them is run: each is a function that raises AssertionError with a sentence."""
 
 import inspect
-import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from robustdistill.blame import line_of
+
 OK, FAILS, NONE = "ok", "fails", "-"
-OURS = Path(__file__).parents[1]
 BASIC = frozenset({"shape", "global-rng", "repeats", "draws", "logits", "eval-mode"})  # without them others fail too
 
 
@@ -88,11 +88,9 @@ def _run(subject: S, check: Check[S], name: str) -> Finding:
 
 def spelt(error: BaseException) -> str:
     """An exception in a line: its kind, its first sentence, and the last place that is not ours."""
-    text = brief(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not Path(f.filename).is_relative_to(OURS) and "torch" not in Path(f.filename).parts]
-    place = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {text}".removesuffix(": ") + place
+    at = line_of(error)
+    place = f" ({Path(at.filename).name}:{at.lineno})" if at else ""
+    return f"{type(error).__name__}: {brief(error)}".removesuffix(": ") + place
 
 
 def brief(error: BaseException) -> str:

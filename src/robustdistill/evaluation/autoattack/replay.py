@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from robustdistill.recording import CudaGraphs, Recorder
+from robustdistill.recording import CudaGraphs, Recorder, first_line
 
 S = TypeVar("S", bound=tuple[Tensor, ...])
 
@@ -43,7 +43,7 @@ class Loop:
                 return self._replayed(self._recorder, step, state, n, feeds)
             except Exception as error:  # if it is not the recorder's, the plain step raises it again
                 self._recorder, self._made = None, None
-                self.why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                self.why = first_line(error)
         began = time.perf_counter()
         for i in range(n):
             state = step(state, *(f[i] for f in feeds))
@@ -57,13 +57,13 @@ class Loop:
         key, done = _key(step, state), 0
         if self._made is None or self._made.key != key:
             self._made, done = None, 1  # its memory is free for the next
-            self._made = _record(recorder, step, state, [f[0] for f in feeds])
+            self._made = _record(recorder, key, step, state, [f[0] for f in feeds])
         else:
             _into(self._made.state, state)
         for i in range(done, n):
             _into(self._made.feeds, [f[i] for f in feeds])
             self._made.replay()
-        return cast(Callable[..., S], type(state))(*self._made.state)
+        return _like(state, self._made.state)
 
 
 def loop_on(device: torch.device) -> Loop:
@@ -87,20 +87,24 @@ def _key(step: "partial[Any]", state: Sequence[Tensor]) -> tuple[Any, ...]:
     return step.func, step.args, step.keywords, [(t.shape, t.dtype) for t in state]
 
 
-def _record(recorder: Recorder, step: "partial[S]", state: S, feeds: Sequence[Tensor]) -> _Made:
+def _record(recorder: Recorder, key: tuple[Any, ...], step: "partial[S]", state: S, feeds: Sequence[Tensor]) -> _Made:
     """A recording that has taken one step. RuntimeError if that is not the step."""
     mine, fed = tuple(t.clone() for t in state), tuple(f.clone() for f in feeds)
     with recorder.warm():
         expected = step(state, *feeds)
 
     def body() -> Tensor:
-        _into(mine, step(cast(Callable[..., S], type(state))(*mine), *fed))
+        _into(mine, step(_like(state, mine), *fed))
         return mine[0]
 
     recording = recorder.record(body, [])
     if not bool(torch.stack([(a == b).all() for a, b in zip(mine, expected, strict=True)]).all()):
         raise RuntimeError("a recorded step does not repeat the step")
-    return _Made(_key(step, state), mine, fed, recording.replay)
+    return _Made(key, mine, fed, recording.replay)
+
+
+def _like(state: S, tensors: Sequence[Tensor]) -> S:
+    return cast(Callable[..., S], type(state))(*tensors)
 
 
 def _into(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
