@@ -1,4 +1,4 @@
-"""The pages docs/hooks/HOOK.md, the index of hooks, and what `robustdistill.testing` checks: all of it from the code."""
+"""The pages docs/hooks/HOOK.md, the index of hooks, and what `robustdistill.testing` checks: all from the code."""
 
 import dataclasses
 import inspect
@@ -53,7 +53,8 @@ def page(kind: str, hook: str) -> str:
         f"# `{signature(hook)}`",
         f"{inspect.getdoc(getattr(hookspecs, hook))} In use: `robustdistill {USES[kind]}`.",
         f"## What it returns\n\nA mapping from names, lower-case words joined by hyphens, to this:\n\n{returned(hook)}",
-        f"## A whole plugin\n\nThe module that an [entry point](../writing-a-plugin.md) names:\n\n```python\n{example}```\n",
+        "## A whole plugin\n\nThe module that an [entry point](../writing-a-plugin.md) names:\n\n"
+        f"```python\n{example}```\n",
         f"## What holds it\n\n{held(kind)}",
         f"## Built in\n\n{', '.join(f'`{name}`' for name in BUILT_IN.names(kind))}. [All hooks](../hooks.md).",
     )
@@ -73,7 +74,9 @@ def returned(hook: str) -> str:
 def told(record: Any) -> str:
     quote = f"`{record.__name__}`: {inspect.getdoc(record)}".splitlines()
     text = "".join(f"> {line}".rstrip() + "\n" for line in quote)
-    return f"{text}\n{table(('field', 'type', 'default'), fields(record))}" if dataclasses.is_dataclass(record) else text
+    if not dataclasses.is_dataclass(record):
+        return text
+    return f"{text}\n{table(('field', 'type', 'default'), fields(record))}"
 
 
 def records_of(hook: str) -> list[Any]:
@@ -109,7 +112,11 @@ def checks(kind: str) -> str:
 def index() -> str:
     """A row a hook."""
     rows = (
-        (f"[`{hook}`](hooks/{hook}.md)", " or ".join(f"`{r.__name__}`" for r in records_of(hook)), inspect.getdoc(getattr(hookspecs, hook)) or "")
+        (
+            f"[`{hook}`](hooks/{hook}.md)",
+            " or ".join(f"`{r.__name__}`" for r in records_of(hook)),
+            inspect.getdoc(getattr(hookspecs, hook)) or "",
+        )
         for hook in KINDS.values()
     )
     uses = (f"`{USES[kind]}`" for kind in KINDS)
