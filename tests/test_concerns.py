@@ -54,10 +54,10 @@ def test_a_fall_of_robust_accuracy_that_fgsm_does_not_see_is_announced_before_th
 @pytest.mark.parametrize(
     ("robust", "one_step", "method", "asked"),
     [
-        ([0.5, 0.31, 0.12], 0.7, "sat", 0),  # it falls slowly: FGSM is not even run
+        ([0.5, 0.31, 0.12, 0.4], 0.7, "sat", 1),  # it falls slowly: FGSM is run at the end alone
         ([0.5, 0.1], 0.25, "sat", 1),  # so does accuracy under FGSM: the training is unstable, nothing is masked
         ([0.5, 0.1], 0.7, "nature", 0),  # nothing is ascended, and robust accuracy is noise
-        ([0.1], 0.7, "sat", 0),  # no epoch before
+        ([0.3, 0.36], 0.7, "sat", 1),  # a multi-step attack is stronger than FGSM, by half of its accuracy at most
     ],
 )
 def test_what_is_no_catastrophe_is_not_called_one(
@@ -66,6 +66,16 @@ def test_what_is_no_catastrophe_is_not_called_one(
     events, often = judged(robust, one_step, method)
     assert warnings_of(events) == []
     assert often == asked
+
+
+@pytest.mark.parametrize("robust", [[0.1], [0.0, 0.15, 0.1]])
+def test_gradients_masked_from_the_first_epoch_on_are_announced_at_the_last(robust: list[float]) -> None:
+    events, asked = judged(robust)
+    assert asked == 1
+    assert warnings_of(events) == [
+        "catastrophic overfitting: accuracy under pgd-trades ends, without ever having fallen much, at 10.0 %, under "
+        "FGSM it is 70.0 %: the student masks its gradients. More steps of the attack or a random start help"
+    ]
 
 
 # ---- a teacher behind its student -----------------------------------------------------------------------------

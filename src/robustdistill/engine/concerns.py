@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from robustdistill.engine.job import Judge
 from robustdistill.engine.state import State
@@ -10,27 +11,30 @@ DROP = 0.2  # of robust accuracy, from one judged epoch to the next
 SURE = 2.576  # standard deviations: chance alone does that in one of a hundred epochs
 
 
-def concerns(judge: Judge, state: State, robust: float) -> list[str]:
+def concerns(judge: Judge, state: State, robust: float, last: bool) -> list[str]:
     """Sentences on the epoch whose robust accuracy is `robust`, which is not in the state's history yet.
 
-    Most epochs cost nothing: FGSM is run after a drop alone, the teacher is judged once.
+    Most epochs cost nothing: FGSM is run after a drop, or else at the `last` epoch, and the teacher is judged once.
     """
     earlier = [float(record["robust"]) for record in state.history]
-    found = (_collapsed(judge, state, earlier, robust), _outdone(judge, earlier, robust))
+    found = (_masked(judge, state, earlier, robust, last), _outdone(judge, earlier, robust))
     return [sentence for sentence in found if sentence]
 
 
-def _collapsed(judge: Judge, state: State, earlier: Sequence[float], robust: float) -> str:
+def _masked(judge: Judge, state: State, earlier: Sequence[float], robust: float, last: bool) -> str:
     """Catastrophic overfitting (Wong et al. 2020): a strong attack's accuracy falls, FGSM's does not."""
-    if judge.one_step is None or not earlier or earlier[-1] - robust <= DROP:
+    falls = [before - after > DROP for before, after in pairwise([*earlier, robust])]
+    fell = falls[-1:] == [True]
+    if judge.one_step is None or not (fell or (last and not any(falls))):
         return ""
     one_step = judge.one_step(state.judged)
-    if one_step - robust <= DROP:
+    if one_step - robust <= DROP or (not fell and robust > one_step / 2):
         return ""
+    course = f"fell from {100 * earlier[-1]:.1f} to" if fell else "ends, without ever having fallen much, at"
     return (
-        f"catastrophic overfitting: accuracy under {judge.attack} fell from {100 * earlier[-1]:.1f} to "
-        f"{100 * robust:.1f} %, under FGSM it is {100 * one_step:.1f} %: the student masks its gradients. More "
-        "steps of the attack or a random start help; the best epoch is kept"
+        f"catastrophic overfitting: accuracy under {judge.attack} {course} {100 * robust:.1f} %, under FGSM it is "
+        f"{100 * one_step:.1f} %: the student masks its gradients. More steps of the attack or a random start help"
+        + ("; the best epoch is kept" if fell else "")
     )
 
 

@@ -97,7 +97,8 @@ def _judge(job: Job, state: State, trained: Trained, began: float) -> Iterator[E
     """Judges the epoch, tells what there is to know of that, and ends it: last of all `Evaluated`."""
     clean, robust = job.judge.accuracy(state.judged)
     natural = job.steps.game.attack is None  # robust accuracy of a natural training is noise
-    yield from map(Warned, [] if natural else concerns(job.judge, state, robust))
+    last = state.epoch + 1 == job.epochs
+    yield from map(Warned, [] if natural else concerns(job.judge, state, robust, last))
     by = "clean" if natural else "robust"
     best = {"clean": clean, "robust": robust}[by] > state.best.get(by, -1.0)
     event = Evaluated(
