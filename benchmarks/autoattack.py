@@ -60,10 +60,13 @@ def ours(
 ) -> list[Row]:
     """This package's stages after the clean one."""
     marks, now = {}, clock(x.device)
+    began = now()[0]
 
     def watch(at: Progress) -> None:
         if at.done == at.units:
             marks[at.attack] = now()
+            after = marks[at.attack][0] - began
+            print(f"ours: {at.attack} done after {after:.1f} s, {at.standing} images stand", flush=True)
 
     sizes: dict[str, Any] = {"logical_batch": batch, "physical_batch": physical}
     with true_float32():
@@ -163,9 +166,10 @@ def main() -> None:
     eps, parts = float(parse_number(given.eps or target.eps or dataset.eps)), shortened(given.steps, given.queries)
     loop = Loop() if given.plain else loop_on(device)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not given.exact):
+        print(f"{given.model}, {len(x)} images, eps {eps:g}, {device}, torch {torch.__version__}, seed 0", flush=True)
         mine = ours(network, x, y, eps=eps, parts=parts, batch=given.batch, physical=given.physical, loop=loop)
-        print(f"{given.model}, {len(x)} images, eps {eps:g}, {device}, torch {torch.__version__}, seed 0")
-        print("ours:", *(f"{row.name} {row.wall:.1f} s" for row in mine), loop.why and f"not recorded: {loop.why}")
+        if loop.why:
+            print(f"not recorded: {loop.why}")
         print("stage    wall, s: official  ours  ratio   processor, s: official  ours  ratio   accuracy  differing ids")
         theirs = []
         for row, own in zip(reference(network, x, y, eps=eps, parts=parts, batch=given.batch), mine, strict=True):

@@ -122,4 +122,4 @@ def test_every_part_of_the_first_ten_minutes_on_a_gpu_runs(tmp_path: Path) -> No
     assert (tmp_path / "run" / "result.json").exists()
 
 
-PARTS = ["doctor", "attack", "tests", "speed-mmard", "speed-rslad", "train"]
+PARTS = ["doctor", "attack", "attack-tests", "tests", "speed-mmard", "speed-rslad", "train"]

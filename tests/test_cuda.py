@@ -29,7 +29,10 @@ from runs import distance, run_of, steps_of, take, train
 from test_replay import SHORT, found, wave
 from test_run import same
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),  # some torch's advice where it compiles without TF32
+]
 METHODS = default_registry().names("method")
 MODIFIERS = default_registry().names("modifier")
 
@@ -229,4 +232,4 @@ def test_a_search_in_tf32_comes_to_the_verdicts_of_float32() -> None:
     assert int((quick.correct != exact.correct).sum()) <= 1
     assert not quick.notes
     with torch.no_grad(), true_float32():
-        assert torch.equal(net(quick.x_adv).argmax(1) == y, quick.correct)
+        assert torch.equal((net(quick.x_adv).argmax(1) == y).cpu(), quick.correct)

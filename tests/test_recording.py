@@ -1,8 +1,10 @@
 """A replayed step does what the readable one does, for every pair; and what a replay would freeze is found."""
 
+import gc
 import itertools
+import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -312,3 +314,22 @@ def test_a_recording_that_fails_says_why_and_leaves_cuda_as_it_was(monkeypatch: 
         CudaGraphs(torch.device("cuda:1")).record(asks, [])
     assert cuda.stream == "outside"
     assert cuda.ended == 1  # another recording has ended well, which frees the device's own generator
+
+
+def test_a_recording_that_fails_leaves_its_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is taken again without it, and needs that memory: nothing may wait for the garbage collector."""
+    Cuda(monkeypatch)
+    kept: list[weakref.ref[Tensor]] = []
+
+    def too_large() -> Tensor:
+        half = torch.ones(4)
+        kept.append(weakref.ref(half))
+        raise torch.OutOfMemoryError("none left")
+
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            CudaGraphs(torch.device("cuda:1")).record(too_large, [])
+        assert kept[0]() is None
+    finally:
+        gc.enable()

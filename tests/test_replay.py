@@ -1,5 +1,6 @@
 """AutoAttack's steps recorded and replayed: the same finds, and no recording that is not the step."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -97,6 +98,19 @@ def test_what_keeps_the_device_busy_is_not_recorded() -> None:
     assert not loop.why
 
 
+def test_python_that_waits_for_room_in_the_queue_is_not_taken_for_slow() -> None:
+    recorder, taken = Counted(), itertools.count()
+
+    def step(s: Pair, add: Tensor) -> Pair:
+        time.sleep(0.01 * (next(taken) >= 2))  # launches wait, since the device has enough to do
+        return crossed(0.5, s, add)
+
+    loop, pair = Loop(recorder, finish=lambda: time.sleep(0.05)), Pair(torch.ones(3), torch.ones(3))
+    for n in (REPAID - 1, REPAID):
+        loop.advance(partial(step), pair, n, torch.rand(n, 3))
+    assert not recorder.made
+
+
 # ---- what cannot be recorded -----------------------------------------------------------------------------------
 class Counting:
     """A forward with a host's counter in it, which a recording would freeze."""
@@ -185,13 +199,37 @@ def test_pieces_of_a_stretch_go_on_from_what_came_back() -> None:
 def test_another_step_or_shape_is_recorded_anew() -> None:
     recorder = Counted()
     loop = Loop(recorder)
-    for by, size in ((0.5, 3), (0.5, 3), (0.25, 3), (0.25, 4), (0.5, 3)):
-        feeds = torch.rand(REPAID, size)
+    for by, size, many in ((0.5, 3, 1), (0.5, 3, 1), (0.25, 3, 1), (0.25, 4, 1), (0.5, 3, 1), (0.5, 3, 3)):
+        feeds = torch.rand(REPAID, size)[:, :many]
         start = Pair(torch.ones(size), torch.zeros(size))
         result = loop.advance(partial(crossed, by), start, REPAID, feeds)
         expected = Loop().advance(partial(crossed, by), start, REPAID, feeds)
         assert all(map(torch.equal, result, expected))
-    assert recorder.made == 4
+    assert recorder.made == 5
+    assert not loop.why
+
+
+def test_a_step_that_needs_the_memory_of_a_recording_gets_it() -> None:
+    loop, feeds, start = Loop(Counted()), torch.rand(REPAID, 3), Pair(torch.ones(3), torch.arange(3.0))
+
+    def step(s: Pair, add: Tensor) -> Pair:
+        if short and loop._made:
+            raise torch.OutOfMemoryError("none left")
+        return crossed(0.5, s, add)
+
+    short = False
+    before = loop.advance(partial(step), start, REPAID, feeds)
+    assert loop._made
+    short = True
+    expected = Loop().advance(partial(crossed, 0.5), before, 3, feeds)
+    assert all(map(torch.equal, loop.advance(partial(step), before, 3, feeds), expected))
+    assert not loop.why
+    with pytest.raises(torch.OutOfMemoryError):  # where there is no recording to be given up
+        Loop().advance(partial(_none_left), start, 3, feeds)
+
+
+def _none_left(s: Pair, add: Tensor) -> Pair:
+    raise torch.OutOfMemoryError("none left")
 
 
 # ---- a search in a shorter format --------------------------------------------------------------------------------

@@ -61,8 +61,9 @@ class CudaGraphs:
             try:
                 with torch.cuda.graph(graph, stream=self._stream), _noted(raised):
                     out = function()
-            except Exception as error:
-                raise (raised or [error])[0] from None  # not that ending the recording failed too
+            except Exception as error:  # that of ending the recording, where something in it has failed before
+                raised.append(error)
+            _raise_first(raised)
         graph.replay()
         return Recording(out, graph.replay)
 
@@ -90,6 +91,15 @@ def _noted(raised: list[Exception]) -> Iterator[None]:
     except Exception as error:
         raised.append(error)
         raise
+
+
+def _raise_first(raised: list[Exception]) -> None:
+    """Outside of any handler, and keeping nothing: an error's frames hold the memory of what failed."""
+    try:
+        if raised:
+            raise raised[0]
+    finally:
+        raised.clear()
 
 
 def marks(*modules: nn.Module) -> dict[str, Any]:

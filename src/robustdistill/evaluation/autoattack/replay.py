@@ -17,7 +17,8 @@ from robustdistill.recording import CudaGraphs, Recorder, first_line
 S = TypeVar("S", bound=tuple[Tensor, ...])
 
 REPAID, TIMED, WAITING = 32, 4, 0.7
-"""Steps that repay a recording; steps that are timed; the part of that time in Python at which the device waits."""
+"""Steps that repay a recording; those of a row in which one is timed; the part of its time in Python at which the
+device waits."""
 
 
 class Loop:
@@ -44,17 +45,32 @@ class Loop:
             except Exception as error:  # if it is not the recorder's, the plain step raises it again
                 self._recorder, self._made = None, None
                 self.why = first_line(error)
-        began = time.perf_counter()
+        try:
+            return self._plain(step, state, n, feeds)
+        except torch.OutOfMemoryError:
+            if self._made is None:
+                raise
+        self._made = None  # what it holds may be what is missing
+        return self._plain(step, state, n, feeds)
+
+    def _plain(self, step: "partial[S]", state: S, n: int, feeds: Sequence[Tensor]) -> S:
         for i in range(n):
-            state = step(state, *(f[i] for f in feeds))
-        if self._recorder and n >= TIMED:
-            launched = time.perf_counter()
-            self._finish()
-            self._waiting = launched - began > WAITING * (time.perf_counter() - began)
+            take = partial(step, state, *(f[i] for f in feeds))
+            state = self._timed(take) if self._recorder and n >= TIMED and i == 1 else take()
+        return state
+
+    def _timed(self, take: Callable[[], S]) -> S:
+        """One step, not the first, which may have to prepare. Python waits too where many launches are queued."""
+        self._finish()
+        began = time.perf_counter()
+        state = take()
+        launched = time.perf_counter()
+        self._finish()
+        self._waiting = launched - began > WAITING * (time.perf_counter() - began)
         return state
 
     def _replayed(self, recorder: Recorder, step: "partial[S]", state: S, n: int, feeds: Sequence[Tensor]) -> S:
-        key, done = _key(step, state), 0
+        key, done = _key(step, state, feeds), 0
         if self._made is None or self._made.key != key:
             self._made, done = None, 1  # its memory is free for the next
             self._made = _record(recorder, key, step, state, [f[0] for f in feeds])
@@ -83,8 +99,9 @@ class _Made:
     replay: Callable[[], None]
 
 
-def _key(step: "partial[Any]", state: Sequence[Tensor]) -> tuple[Any, ...]:
-    return step.func, step.args, step.keywords, [(t.shape, t.dtype) for t in state]
+def _key(step: "partial[Any]", state: Sequence[Tensor], feeds: Sequence[Tensor]) -> tuple[Any, ...]:
+    shapes = [t.shape for t in state] + [f.shape[1:] for f in feeds]
+    return step.func, step.args, step.keywords, shapes, [t.dtype for t in (*state, *feeds)]
 
 
 def _record(recorder: Recorder, key: tuple[Any, ...], step: "partial[S]", state: S, feeds: Sequence[Tensor]) -> _Made:

@@ -64,11 +64,12 @@ def autoattack(
 ) -> Outcome:
     """Attacks images x `[N, C, H, W]` (uint8, or float in [0, 1]) with labels y `[N]` in the L-inf ball of `eps`.
 
-    `forward` gives logits in full precision, deterministically, on the device of x, of a network that is frozen and in
-    eval mode. Each attack takes the images that stand, in order, `logical_batch` at a time, and draws the numbers that
-    the official code draws from `seed` for its batches of that size. `physical_batch`, the most images in one forward,
-    may be smaller or larger. It changes no draw and no rule: only the last bit where a kernel rounds otherwise at
-    another batch size. An image counts as broken if a fresh forward says so after its unit and once more at the end.
+    `forward` gives logits in full precision (call this within `true_float32`), deterministically, on the device of x,
+    of a network that is frozen and in eval mode. Each attack takes the images that stand, in order, `logical_batch` at
+    a time, and draws the numbers that the official code draws from `seed` for its batches of that size.
+    `physical_batch`, the most images in one forward, may be smaller or larger. It changes no draw and no rule: only the
+    last bit where a kernel rounds otherwise at another batch size. An image counts as broken if a fresh forward says so
+    after its unit and once more at the end.
     On a GPU, unless TF32 is turned off, attacks search in TF32, every such forward is in float32, and what it denies is
     attacked again in float32; `loop` records steps as CUDA graphs where that repays.
 
