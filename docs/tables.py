@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustdistill.report.numbers import Mean, radius, spread
+from robustdistill.evaluation.verdict import wilson
+from robustdistill.report.numbers import Mean, percent, radius, spread
 from robustdistill.report.tables import Table, markdown
 
 HERE = Path(__file__).parent
@@ -32,13 +33,18 @@ def table(name: str) -> Table:
     told = TABLES[name]
     told = {**TABLES[told["like"]], **told} if "like" in told else told
     columns = [tuple(column) for column in told["columns"]]
-    found = records(told["of"])
+    found = [record for folder in folders(told) for record in records(folder)]
     if rows := told.get("rows"):
         by_name = {record[columns[0][1]]: record for record in found}
         found = [by_name[row] for row in rows]
     cells = tuple(tuple(cell(record, key) for _, key in columns) for record in found)
     words = next((i for i, (_, key) in enumerate(columns) if number(key, found)), len(columns))
     return Table(tuple(heading for heading, _ in columns), cells, words)
+
+
+def folders(told: Mapping[str, Any]) -> list[str]:
+    """The folders of results/ that a table is `of`, one or a list."""
+    return told["of"] if isinstance(told["of"], list) else [told["of"]]
 
 
 def number(key: str, found: list[dict[str, Any]]) -> bool:
@@ -52,11 +58,18 @@ def cell(record: Mapping[str, Any], key: str) -> str:
     value = record.get(name)
     if value is None:
         return ""
+    if how == "95":
+        return interval(value, record["n"])
     if sign:
         return accuracy(value, record.get(f"{name}.std"), how)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return radius(value) if name == "eps" else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def interval(value: float, n: int) -> str:
+    """A fraction of `n` images in %, with its 95 % Wilson interval."""
+    return f"{percent(value)} ({' - '.join(percent(end, 1) for end in wilson(value, n))})"
 
 
 def accuracy(value: float, std: float | None, how: str) -> str:

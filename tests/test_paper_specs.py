@@ -64,6 +64,15 @@ def test_every_combination_is_a_run_of_its_own(name: str, profile: str) -> None:
     assert study(name, profile).about
 
 
+def test_what_a_cpu_judges_of_the_jpeg_teachers_are_those_of_table_2() -> None:
+    path = FOLDER.parent / "jpeg" / "teachers.toml"
+    of_table = {item.places["target"]: item for item in found("table2", "jpeg")}
+    for profile in ("", *load_study(path).profiles):
+        own = items(load_study(path, profile), REGISTRY)
+        assert own
+        assert all((i.target, i.data) == (of_table[n].target, of_table[n].data) for i in own for n in i.places.values())
+
+
 @pytest.mark.parametrize(
     ("name", "profile", "runs"),
     [

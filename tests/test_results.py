@@ -53,8 +53,8 @@ def test_rows_of_a_folder_are_in_order() -> None:
 
 
 def test_every_folder_has_its_table_and_every_table_its_place(tables: ModuleType) -> None:
-    told = {name: {**tables.TABLES.get(t.get("like"), {}), **t}["of"] for name, t in tables.TABLES.items()}
-    assert set(told.values()) == {path.parent.name for path in FILES}
+    told = [{**tables.TABLES.get(t.get("like"), {}), **t} for t in tables.TABLES.values()]
+    assert {folder for t in told for folder in tables.folders(t)} == {path.parent.name for path in FILES}
     shown = {part for text in PAGES.values() for part in re.findall(r"<!-- generated table-(\S+) -->", text)}
     assert shown == set(tables.TABLES)
 
@@ -82,7 +82,8 @@ def test_an_accuracy_in_a_sentence_stands_in_a_file(page: str) -> None:
 def test_cells_are_written_as_their_columns_ask(tables: ModuleType) -> None:
     one = {"a": 0.5, "a.std": 0.0123, "b": -0.1, "seeds": [0, 1], "n": 1234, "eps": 8 / 255, "ratio": 0.01, "c": 0.125}
     asked = {"a%": "50.00 ± 1.23", "b%+": "-10.00", "c%+": "+12.50", "c%1": "12.5", "seeds": "0, 1", "n": "1,234"}
-    asked |= {"eps": "8/255", "ratio": "0.01", "none%": "", "none": ""}
+    asked |= {"eps": "8/255", "ratio": "0.01", "none%": "", "none": "", "none%95": ""}
+    asked |= {"c%95": "12.50 (10.8 - 14.5)"}
     assert {key: tables.cell(one, key) for key in asked} == asked
 
 
