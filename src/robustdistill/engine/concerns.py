@@ -30,7 +30,7 @@ def _masked(judge: Judge, state: State, earlier: Sequence[float], robust: float,
     one_step = judge.one_step(state.judged)
     if one_step - robust <= DROP or (not fell and robust > one_step / 2):
         return ""
-    course = f"fell from {100 * earlier[-1]:.1f} to" if fell else "ends, without ever having fallen much, at"
+    course = f"fell from {100 * earlier[-1]:.1f} to" if fell else "ends, without a sudden fall, at"
     return (
         f"catastrophic overfitting: accuracy under {judge.attack} {course} {100 * robust:.1f} %, under FGSM it is "
         f"{100 * one_step:.1f} %: the student masks its gradients. More steps of the attack or a random start help"
