@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdistill.evaluation.verdict import wilson
-from robustdistill.report.numbers import Mean, percent, radius, spread
+from robustdistill.report.numbers import Mean, interval, percent, radius, spread
 from robustdistill.report.tables import Table, markdown
 
 HERE = Path(__file__).parent
@@ -59,17 +59,12 @@ def cell(record: Mapping[str, Any], key: str) -> str:
     if value is None:
         return ""
     if how == "95":
-        return interval(value, record["n"])
+        return f"{percent(value)} ({interval(wilson(value, record['n']))})"
     if sign:
         return accuracy(value, record.get(f"{name}.std"), how)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return radius(value) if name == "eps" else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def interval(value: float, n: int) -> str:
-    """A fraction of `n` images in %, with its 95 % Wilson interval."""
-    return f"{percent(value)} ({' - '.join(percent(end, 1) for end in wilson(value, n))})"
 
 
 def accuracy(value: float, std: float | None, how: str) -> str:

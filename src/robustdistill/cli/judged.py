@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustdistill.cli import failures, processes, progress, render
 from robustdistill.cli.drive import quoted
-from robustdistill.report.numbers import percent
+from robustdistill.report.numbers import interval, percent
 from robustdistill.report.tables import Table
 
 if TYPE_CHECKING:
@@ -178,9 +178,8 @@ def _table(verdicts: "Sequence[Verdict]") -> Table:
     rows = []
     for verdict in verdicts:
         v = verdict.plain()
-        interval = " - ".join(percent(p, 1) for p in v["interval95"])
-        numbers = (percent(v["accuracy"]), interval, percent(v["worst_class"], 1), f"{verdict.seconds:.1f}")
-        rows.append((verdict.attack, verdict.summary, *numbers))
+        numbers = (percent(v["accuracy"]), interval(v["interval95"]), percent(v["worst_class"], 1))
+        rows.append((verdict.attack, verdict.summary, *numbers, f"{verdict.seconds:.1f}"))
     return Table(
         ("attack", "what it is", "accuracy %", "95 % interval", "worst class", "seconds"), tuple(rows), words=2
     )

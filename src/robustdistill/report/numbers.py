@@ -26,6 +26,11 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
+def interval(ends: Sequence[float]) -> str:
+    """The lowest and the highest of a share: (0.366, 0.557) as "36.6 - 55.7"."""
+    return " - ".join(percent(end, 1) for end in ends)
+
+
 def radius(eps: float | None) -> str:
     """0.0313725 as "8/255", 0.031 and 0.2 as they are; "-" for what is not known."""
     if eps is None:

@@ -11,7 +11,7 @@ from robustdistill.report import words
 from robustdistill.report.contents import Contents
 from robustdistill.report.figures import canvas
 from robustdistill.report.gallery import pictures
-from robustdistill.report.numbers import percent
+from robustdistill.report.numbers import interval, percent
 
 FORMATS = ("svg", "png")
 
@@ -54,7 +54,7 @@ def _rows(c: Contents) -> Iterator[dict[str, str]]:
             "loss": (about.loss if about else "") or ("its own" if params and not over else ""),
             **{key: str(params.get(key, "")) for key in ("start", "step", "steps")},
             "accuracy": percent(v["accuracy"]),
-            "interval": words.interval(v),
+            "interval": interval(v["interval95"]),
             "worst": _worst_class(c, v),
         }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustdistill.report.contents import Contents
-from robustdistill.report.numbers import percent
+from robustdistill.report.numbers import interval, percent
 
 
 def verdict(c: Contents) -> str:
@@ -32,13 +32,8 @@ def _judged(c: Contents, clean: Mapping[str, Any]) -> str:
         return f"{found} {right}; it was judged under no attack."
     attacks = [v["attack"] for v in c.verdicts if v["attack"] not in ("clean", "worst")]
     under = attacks[0] if len(attacks) == 1 else f"all of {', '.join(attacks[:-1])} and {attacks[-1]}"
-    robust = f"{percent(hardest['accuracy'])} % (95 % interval {interval(hardest)})"
+    robust = f"{percent(hardest['accuracy'])} % (95 % interval {interval(hardest['interval95'])})"
     return f"{found} {right} and {robust} under {under} at eps {hardest['eps']:.4g}."
-
-
-def interval(verdict: Mapping[str, Any]) -> str:
-    """The 95 % interval of a verdict in %."""
-    return " - ".join(percent(end, 1) for end in verdict["interval95"])
 
 
 def alarms(c: Contents) -> list[str]:
